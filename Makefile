@@ -1,0 +1,35 @@
+# Every target sets up what it needs. A Linux machine without a GPU gets the small build of torch with
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+VENV ?= .venv
+PYTHON ?= python3
+TORCH_INDEX ?=
+OUT ?= out
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint docs bench clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.4"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,dask]"
+	touch $@
+
+demo: $(READY)  ## Map the embedded scene of the Virginia coast.
+	$(BIN)/geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo -o $(OUT) --overwrite
+
+test: $(READY)  ## Run every test; needs no network.
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/python scripts/make_docs.py --check
+
+docs: $(READY)  ## Write the generated pages: docs/cli.md, docs/models.md.
+	$(BIN)/python scripts/make_docs.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py
+
+clean:
+	rm -rf $(VENV) $(OUT)

@@ -1,0 +1,59 @@
+"""Fit the probes that ship with nano, one a band set, on the `fit` places of docs/nano-data.json.
+
+    python scripts/fit_nano.py IMAGERY_FOLDER
+
+Whole places are held out, in choosing alpha and in the scores stored in the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import torch
+from nano_samples import BAND_SETS, labelled
+
+from geoelle.embed import space_of
+from geoelle.holdout import PlaceKFold
+from geoelle.models import load_model
+from geoelle.nulls import evaluate
+from geoelle.probe import fit_probe
+
+FOLDS = 5
+OUT = Path(__file__).parents[1] / "src" / "geoelle" / "weights"
+
+
+@click.command()
+@click.argument("imagery", type=click.Path(exists=True, path_type=Path))
+@click.option("--threads", default=2, show_default=True)
+def main(imagery: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    model = load_model("nano")
+    for name, bands in BAND_SETS.items():
+        found = labelled(imagery, ("fit",), model, bands)
+        sample, cv = found.sample, PlaceKFold(FOLDS)
+        scores = evaluate(sample, cv=cv, groups=found.places_n)
+        probe = fit_probe(
+            sample.vectors_nd, sample.loss_n, groups=found.places_n, space=space_of(model, bands), scale="log", cv=cv,
+            features=(sample.features_nf, sample.feature_names),
+        )  # fmt: skip
+        table = scores.table()
+        probe = replace(
+            probe,
+            scores=scores.to_dict(),
+            folds={"kind": repr(cv), "places": sorted(set(found.places_n.tolist())), "n": FOLDS},
+            versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
+            data={
+                "card": "docs/nano-data.json", "set": "fit", "chips": len(sample.loss_n), "unit": model.card.unit,
+                "credit": "contains modified Copernicus Sentinel data 2015-2023",
+            },
+            licence="CC-BY-4.0",
+        )  # fmt: skip
+        path = probe.save(OUT / f"nano-probe-{name}.safetensors", overwrite=True)
+        click.echo(f"{path.name}: {table.sentence()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Print for people on stderr and for programs on stdout: tables, progress, sizes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from geoelle.run import Progress as Report
+
+__all__ = ["human_bytes", "print_json", "print_table", "progress", "talk"]
+
+
+def talk(text: str) -> None:
+    """Say something to a person: stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(value: object) -> None:
+    """Print the result for a program: stdout."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table to stdout; a pipe gets its full width."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(v) for v in row))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Report | None]:
+    """Show a progress bar on stderr; off for `--json` and where stderr is no terminal prints a line a part."""
+    if quiet:
+        yield None
+    elif not sys.stderr.isatty():
+        yield lambda done, total, name: talk(f"{done}/{total} chips ({name})")
+    else:
+        bar = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("chips"),
+            TimeRemainingColumn(), console=Console(stderr=True),
+        )
+        with bar:
+            task = bar.add_task("embedding", total=None)
+            yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
+
+
+def human_bytes(count: float) -> str:
+    """Return 1234567 as "1.2 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

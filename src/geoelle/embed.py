@@ -1,0 +1,167 @@
+"""Turn chips into embeddings: batches, missing pixels, pooling, and the loss over fixed masks.
+
+These rules live here once, so that every model obeys them: a chip under 90% valid pixels is invalid; missing pixels are
+filled with the chip's band mean; patches under 50% valid leave pooling and loss; each loss is the mean over `draws`
+masks of each of two independent permutations seeded by the chip's address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from geoelle import complexity
+from geoelle.chips import Chips
+from geoelle.embeddings import Embeddings, Header
+from geoelle.errors import CapabilityError
+from geoelle.models.base import Model
+from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of
+
+__all__ = ["DRAWS", "PATCH_VALID", "embed_chips", "patch_losses", "space_of"]
+
+DRAWS = 4
+PATCH_VALID = 0.5
+PERMUTATIONS = 2
+
+
+def space_of(model: Model, bands: tuple[str, ...], draws: int = DRAWS) -> dict[str, str]:
+    """Return what must agree before two numbers may be compared: model, weights, bands, pooling, target, masking."""
+    card = model.card
+    return {
+        "model": card.name,
+        "weights_sha256": model.weights_sha256,
+        "bands": " ".join(bands),
+        "pooling": "mean of valid patch tokens",
+        "target": f"{card.target}:{card.objective}",
+        "masking": f"{card.mask_ratio:g} of {card.grid}x{card.grid}, {draws} draws of {PERMUTATIONS} permutations, splitmix64",
+    }
+
+
+def embed_chips(
+    chips: Chips,
+    model: Model,
+    *,
+    loss: bool = False,
+    twins: Mapping[str, Model] | None = None,
+    batch: int = 256,
+    precision: str = "fp32",
+    sensor: str = "",
+) -> Embeddings:
+    """Embed chips, and with `loss` compute the model's pretraining loss on each.
+
+    `twins` are untrained models embedded on the same pixels (nulls of a fit). Invalid chips keep their row with NaN
+    vectors. `precision` is `fp32` or `bf16` (autocast). Rows do not depend on `batch` beyond rounding.
+
+    Raises: InputMismatch, CapabilityError (a loss is asked of a model that has none).
+    """
+    if loss and model.card.target != "loss":
+        raise CapabilityError(f"{model.card.name} has no true loss (target: {model.card.target}); embed without --loss")
+    model.card.check(chips)
+    parts = [_embed_batch(chips[i : i + batch], model, loss, twins or {}, precision) for i in range(0, len(chips), batch)]
+    columns = {name: _stack([p[name] for p in parts]) for name in parts[0] if name != "twins"}
+    return Embeddings(
+        addresses=chips.addresses,
+        valid_n=chips.valid_b,
+        valid_fraction_n=chips.valid_fraction_b,
+        times_n=chips.times_bt[:, 0],
+        items_n=[";".join(i) for i in chips.items],
+        twins={name: np.concatenate([p["twins"][name] for p in parts]) for name in parts[0]["twins"]},
+        header=Header(
+            space=space_of(model, chips.bands), sensor=sensor, bands=chips.bands,
+            feature_names=complexity.feature_names(chips.bands),
+            versions={"geoelle": version("geoelle"), "torch": torch.__version__.split("+")[0]},
+        ),
+        **columns,
+    )
+
+
+def patch_losses(chips: Chips, model: Model, batch: int = 256) -> np.ndarray:
+    """Return float32 (n, h, w): the loss of each patch, mean over every mask that hides it; NaN where unusable."""
+    out = []
+    for i in range(0, len(chips), batch):
+        part = chips[i : i + batch]
+        filled, usable = _fill(part, model.card.patch_px)
+        errors = np.stack([e for _, e in _draw_errors(filled, model)])
+        mean = np.where(usable, np.nanmean(errors, axis=0), np.nan)
+        out.append(np.where(part.valid_b[:, None, None], mean, np.nan).astype(np.float32))
+    return np.concatenate(out)
+
+
+def _embed_batch(
+    chips: Chips, model: Model, loss: bool, twins: Mapping[str, Model], precision: str
+) -> dict[str, np.ndarray | None | dict[str, np.ndarray]]:
+    filled, usable = _fill(chips, model.card.patch_px)
+    invalid = ~chips.valid_b
+    row: dict[str, np.ndarray | None | dict[str, np.ndarray]] = {
+        "vectors_nd": _pool(filled, model, usable, invalid, precision),
+        "features_nf": _blank(complexity.features(filled.pixels_btcyx, chips.bands).astype(np.float32), invalid),
+        "twins": {name: _pool(filled, twin, usable, invalid, precision) for name, twin in twins.items()},
+        "loss_n": None, "loss_sd_n": None, "loss_rel_n2": None,
+    }
+    if loss:
+        streams, errors = zip(*_draw_errors(filled, model), strict=True)
+        # Every hidden and usable patch of a draw weighs the same, as in the objective itself.
+        draws_kn = np.stack([_mean(np.where(usable, e, np.nan).reshape(len(e), -1)) for e in errors])
+        rel = np.stack([draws_kn[np.array(streams) == s].mean(axis=0) for s in range(PERMUTATIONS)], axis=1)
+        row["loss_rel_n2"] = _blank(rel, invalid)
+        row["loss_n"] = _blank(rel.mean(axis=1), invalid)
+        row["loss_sd_n"] = _blank(draws_kn.std(axis=0, ddof=1), invalid)
+    return row
+
+
+def _fill(chips: Chips, patch: int) -> tuple[Chips, np.ndarray]:
+    """Return chips without NaN, and bool (b, h, w): patches with at least half of their pixels valid."""
+    pixels = chips.pixels_btcyx
+    finite = np.isfinite(pixels)
+    b, _, _, height, width = pixels.shape
+    per_patch = finite.all(axis=(1, 2)).reshape(b, height // patch, patch, width // patch, patch).mean(axis=(2, 4))
+    if finite.all():
+        return chips, per_patch >= PATCH_VALID
+    count = np.maximum(finite.sum(axis=(3, 4), keepdims=True), 1)
+    mean = np.where(finite, pixels, 0).sum(axis=(3, 4), keepdims=True) / count
+    return replace(chips, pixels_btcyx=np.where(finite, pixels, mean).astype(np.float32)), per_patch >= PATCH_VALID
+
+
+def _pool(chips: Chips, model: Model, usable: np.ndarray, invalid: np.ndarray, precision: str) -> np.ndarray:
+    """Return float32 (b, d): the mean of the usable patch tokens."""
+    autocast = torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+    with autocast if precision == "bf16" else contextlib.nullcontext():
+        tokens = model.encode(chips).patch_bhwd.float()
+    weight = torch.from_numpy(usable).to(tokens)[..., None]
+    pooled = (tokens * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp(min=1)
+    return _blank(pooled.cpu().numpy(), invalid)
+
+
+def _draw_errors(chips: Chips, model: Model) -> list[tuple[int, np.ndarray]]:
+    """Return [(permutation, error (b, h, w)), ...] for every mask drawn."""
+    grid, names = model.card.grid, chips.addresses.strings()
+    hidden = hidden_count(grid * grid, model.card.mask_ratio)
+    out = []
+    for stream in range(PERMUTATIONS):
+        order = permutations(seeds_of(names, stream), grid * grid)
+        for draw in range(DRAWS):
+            mask = hidden_patches(order, hidden, draw, DRAWS).reshape(len(chips), grid, grid)
+            out.append((stream, model.loss(chips, mask).error_bhw.float().cpu().numpy()))
+    return out
+
+
+def _mean(values_bn: np.ndarray) -> np.ndarray:
+    """Return the mean over the finite values of each row, NaN for a row without any."""
+    finite = np.isfinite(values_bn)
+    total = np.where(finite, values_bn, 0).sum(axis=1)
+    return np.where(finite.any(axis=1), total / np.maximum(finite.sum(axis=1), 1), np.nan)
+
+
+def _blank(values: np.ndarray, invalid: np.ndarray) -> np.ndarray:
+    values = values.astype(np.float32)
+    values[invalid] = np.nan
+    return values
+
+
+def _stack(values: list[np.ndarray | None]) -> np.ndarray | None:
+    return None if values[0] is None else np.concatenate(values)

@@ -1,0 +1,182 @@
+"""The fit and score verbs: a probe from runs that hold a loss, and difficulty for vectors that exist already."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+
+from geoelle.embeddings import Embeddings, Header
+from geoelle.errors import FormatError, ProbeError
+from geoelle.figures import Score
+from geoelle.files import check_free, fresh_file, write_bytes
+from geoelle.holdout import SpatialKFold
+from geoelle.models import model_card
+from geoelle.nulls import evaluate
+from geoelle.probe import Probe, Scale, fit_probe, on_scale
+from geoelle.report import FitFacts, fit_pictures, fit_report
+from geoelle.ridge import cross_predict
+from geoelle.sample import Sample
+from geoelle.scores import Scores, Table, score_rows
+from geoelle.vectors import vectors_from
+
+__all__ = ["Fitted", "block_metres", "fit_runs", "score_bars_of", "score_file"]
+
+_LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(km|m)")
+MIN_CHIPS_OF_A_PLACE = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A probe with its scores and the files it was written to."""
+
+    probe: Probe
+    scores: Scores
+    files: tuple[Path, ...]
+
+    @property
+    def table(self) -> str:
+        return self.scores.to_markdown()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"files": [str(f) for f in self.files], "scores": self.scores.to_dict()}
+
+
+def block_metres(text: str) -> float:
+    """Return the metres of "10km" or "2500 m".
+
+    Raises: ProbeError.
+    """
+    match = _LENGTH.fullmatch(text.strip())
+    if not match:
+        raise ProbeError(f"block size {text!r} is not a length; give 10km or 2500m")
+    return float(match[1]) * (1000 if match[2] == "km" else 1)
+
+
+def fit_runs(
+    runs: Sequence[Path], *, block_m: float, folds: int, scale: Scale, out: Path, overwrite: bool = False
+) -> Fitted:
+    """Fit a probe on finished runs with blocks of ground held out; write the probe, its JSON and its report.
+
+    Blocks within a chip's diagonal of a held-out chip leave the training side: they show the same pixels.
+
+    Raises: HoldoutError (too few blocks), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
+    """
+    check_free(out, overwrite=overwrite)
+    tables = [table for run in runs for table in Embeddings.read_each(run)]
+    sample = Sample.of(tables, sources=[t.header.sensor for t in tables for _ in range(len(t))])
+    sample = sample.at(sample.usable_n)
+    lattice = tables[0].addresses.lattice
+    cv = SpatialKFold(folds, block_m=block_m, buffer_m=lattice.size_px * lattice.gsd_m * 2**0.5)
+    scores = evaluate(sample, cv=cv, scale=scale)
+    card = model_card(str(tables[0].header.space["model"]))
+    probe = fit_probe(
+        sample.vectors_nd, sample.loss_n, groups=sample.lonlat_n2, space=tables[0].header.space, scale=scale, cv=cv,
+        features=(sample.features_nf, sample.feature_names),
+    )
+    probe = replace(
+        probe, scores=scores.to_dict(), folds={"kind": repr(cv), "block_m": block_m, "n": folds}, licence=card.weights_licence,
+        versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
+        data={"unit": card.unit, "runs": [run.name for run in runs], "chips": len(sample.loss_n)},
+    )
+    page = _page(sample, scores, probe, cv, tables[0].header)
+    files = [probe.save(out, overwrite=True), probe.to_json(out.with_suffix(".json"), overwrite=True),
+             write_bytes(out.with_suffix(".html"), page.encode(), overwrite=True)]
+    return Fitted(probe=probe, scores=scores, files=tuple(files))
+
+
+def score_bars_of(table: Table) -> tuple[Score, ...]:
+    """Return r of every predictor with its interval, for the figure."""
+    return tuple(
+        Score(name=row.name, r=row.metrics.r.value, low=row.metrics.r.low, high=row.metrics.r.high, is_null=row.kind == "null")
+        for row in table.rows
+    )
+
+
+def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header: Header) -> str:
+    card, y_n = model_card(str(header.space["model"])), on_scale(sample.loss_n, probe.scale)
+    predicted_n = cross_predict(sample.vectors_nd, y_n, cv, sample.lonlat_n2)
+    labels = cv.labels(sample.lonlat_n2)
+    middles, r_m = [], []
+    for label in np.unique(labels):
+        chosen = labels == label
+        middles.append(sample.lonlat_n2[chosen].mean(axis=0))
+        enough = chosen.sum() >= MIN_CHIPS_OF_A_PLACE and predicted_n[chosen].std() > 0 and y_n[chosen].std() > 0
+        r_m.append(np.corrcoef(predicted_n[chosen], y_n[chosen])[0, 1] if enough else np.nan)
+    table = scores.table()
+    unit = "ln of " + card.unit if probe.scale == "log" else card.unit
+    pictures = fit_pictures(
+        predicted_n, y_n, score_bars_of(table), unit=unit, place_lonlat_m2=np.array(middles), place_r_m=np.array(r_m)
+    )
+    facts = FitFacts(
+        title=f"Does {card.name} know what it does not know?", model=card.name, space=header.space_id, target=probe.target,
+        reading=card.reading, sensor=header.sensor, chips=len(y_n), places=table.n_places, block_m=cv.block_m, folds=cv.n_splits,
+        alpha=f"{probe.embedding.alpha:.3g}", scores=score_rows(scores.to_dict()["tables"][0]), warnings=(table.sentence(), *scores.notes),
+        versions=dict(probe.versions),
+    )
+    return fit_report(facts, pictures)
+
+
+def score_file(path: Path, probe_path: Path, out: Path, *, column: str | None = None, overwrite: bool = False) -> dict[str, Any]:
+    """Write the difficulty of every vector of a table as GeoParquet, streaming; return a summary.
+
+    A table of geoelle is checked against the probe's space. A foreign table carries no space: its vectors are taken as
+    the caller says they are.
+
+    Raises: SpaceMismatch, ProbeError (vectors of another length), FormatError, GeoelleError (`out` exists).
+    """
+    check_free(out, overwrite=overwrite)
+    probe = Probe.load(probe_path)
+    known = _check_space(path, probe)
+    seen: list[np.ndarray] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in vectors_from(path, column):
+            scores = probe.score(batch.vectors_nd)
+            seen.append(scores)
+            yield _score_batch(batch.lonlat_n2, batch.addresses, scores)
+
+    with fresh_file(out, overwrite=overwrite) as sink:
+        writer = None
+        for batch in batches():
+            writer = writer or pq.ParquetWriter(sink, batch.schema)
+            writer.write_batch(batch)
+        if writer is None:
+            raise FormatError(f"{path} holds no vectors; embed something first")
+        writer.close()
+    values = np.concatenate(seen)
+    low, high = np.nanpercentile(values, (5, 95)) if np.isfinite(values).any() else (np.nan, np.nan)
+    return {"out": str(out), "rows": len(values), "valid": int(np.isfinite(values).sum()), "space_checked": known,
+            "p5": float(low), "p95": float(high)}
+
+
+def _check_space(path: Path, probe: Probe) -> bool:
+    """Check the space of the first part of a geoelle table; return False for a table that states none."""
+    folder = path / "embeddings" if (path / "embeddings").is_dir() else path
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder] if folder.suffix == ".parquet" else []
+    if not files or b"geoelle" not in (pq.read_schema(files[0]).metadata or {}):
+        return False
+    probe.check_space(Embeddings.read(files[0]).header.space)
+    return True
+
+
+def _score_batch(lonlat_n2: np.ndarray | None, addresses: list[str] | None, scores_n: np.ndarray) -> pa.RecordBatch:
+    columns: dict[str, pa.Array] = {}
+    if addresses is not None:
+        columns["address"] = pa.array(addresses)
+    columns["difficulty"] = pa.array(scores_n, mask=~np.isfinite(scores_n))
+    if lonlat_n2 is None:
+        return pa.record_batch(columns)
+    columns["geometry"] = pa.array(shapely.to_wkb(shapely.points(lonlat_n2)), pa.binary())
+    geo = {"version": "1.1.0", "primary_column": "geometry",
+           "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}}}
+    return pa.record_batch(columns).replace_schema_metadata({b"geo": json.dumps(geo).encode()})

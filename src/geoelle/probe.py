@@ -1,0 +1,282 @@
+"""Turn embeddings into difficulty: `RidgeProbe` to fit one, `Probe` to keep, share and apply it.
+
+A `Probe` is one affine map of the raw embedding, w'x + b, on the scale it was fitted on ("log": the logarithm
+of the loss), a second one of the pixel features, and the account of where both come from. Its file is one
+`.safetensors` with a JSON header: no pickle, no code. A digest in the header covers every number and word.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+from sklearn.model_selection import BaseCrossValidator
+
+from geoelle.errors import FormatError, ProbeError, SpaceMismatch
+from geoelle.files import write_bytes
+from geoelle.ridge import ALPHAS, Affine, RidgeProbe, RidgeProbeCV, cross_predict
+
+__all__ = [
+    "ALPHAS",
+    "Affine",
+    "Probe",
+    "RidgeProbe",
+    "RidgeProbeCV",
+    "Scale",
+    "cross_predict",
+    "fit_probe",
+    "on_scale",
+]
+
+Scale = Literal["log", "raw"]
+
+_FORMAT = "geoelle-probe"
+_VERSION = 1
+_TENSORS = ("weights", "intercept", "mean", "scale")
+_WORDS = ("space", "target", "scale", "feature_names", "scores", "folds", "versions", "data", "licence")
+_ABOUT_THE_LOSS = ("target", "masking")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Probe:
+    """What maps are painted with: embedding -> difficulty, in one space.
+
+    `embedding` and `pixels` (or None) are affine maps to the target on its `scale`: "log" or "raw" loss.
+    `space` says which model, weights, pooling, target and masking the numbers belong to; `target` is "loss"
+    or a proxy's name. `scores`, `folds`, `versions` and `data` are JSON tables for the reader.
+    """
+
+    embedding: Affine
+    space: Mapping[str, object]
+    target: str = "loss"
+    scale: Scale = "log"
+    pixels: Affine | None = None
+    feature_names: tuple[str, ...] = ()
+    scores: Mapping[str, object] = field(default_factory=dict)
+    folds: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+        n_features = 0 if self.pixels is None else len(self.pixels.weights_d)
+        if len(self.feature_names) != n_features:
+            raise ProbeError(
+                f"the pixel part fails for {len(self.feature_names)} names ({n_features} weights); name each"
+            )
+
+    def score(self, vectors: np.ndarray) -> np.ndarray:
+        """Return difficulty, float32, over the last axis of `vectors`: on the log scale exp(w'x + b).
+
+        That is the typical (median) loss of ground that looks like this to the model; NaN vectors give NaN.
+        """
+        return self._in_units(self.score_raw(vectors))
+
+    def score_raw(self, vectors: np.ndarray) -> np.ndarray:
+        """Return w'x + b, float64: on the log scale the logarithm of difficulty."""
+        return self.embedding(vectors)
+
+    def complexity(self, features: np.ndarray) -> np.ndarray:
+        """Return the difficulty that the pixels alone predict, float32, in the units of `score`.
+
+        `features` are those of `complexity.features`. Raises `ProbeError` where the probe has no pixel part.
+        """
+        return self._in_units(self._complexity_raw(features))
+
+    def excess(self, vectors: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Return how much harder the ground is than its texture warrants, float32.
+
+        The difference on the probe's linear scale: log(difficulty / complexity), or loss units on the raw
+        scale.
+        """
+        return (self.score_raw(vectors) - self._complexity_raw(features)).astype(np.float32)
+
+    def check_space(self, space: Mapping[str, object]) -> None:
+        """Accept embeddings of this probe's space only.
+
+        Embeddings without a loss have no target or masking (absent or None); these are then not compared.
+        Raises `SpaceMismatch` naming both spaces and the keys that differ.
+        """
+        keys = sorted({*self.space, *space} - {k for k in _ABOUT_THE_LOSS if space.get(k) is None})
+        wrong = [k for k in keys if self.space.get(k) != space.get(k)]
+        if wrong:
+            told = "; ".join(f"{k}: {self.space.get(k)!r} against {space.get(k)!r}" for k in wrong)
+            raise SpaceMismatch(
+                f"the probe of {self.space.get('model')!r} cannot score embeddings of {space.get('model')!r} "
+                f"(probe against embeddings: {told}); fit a probe there or embed with the probe's model"
+            )
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write one `.safetensors` file, all of it or nothing.
+
+        Raises `ProbeError` for tables that JSON cannot hold, `GeoelleError` where the file exists.
+        """
+        tensors = _tensors("", self.embedding) | (
+            {} if self.pixels is None else _tensors("pixels.", self.pixels)
+        )
+        words = self._words()
+        words["digest"] = _digest(words, tensors)
+        return write_bytes(path, to_safetensors(tensors, {"geoelle": _json(words)}), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file written by `save`; raises `FormatError` for any other, a damaged or a newer one."""
+        words, tensors = _read(Path(path))
+        if _digest({k: v for k, v in words.items() if k != "digest"}, tensors) != words.get("digest"):
+            raise FormatError(f"the probe {path} is damaged (its digest differs); copy or fit it again")
+        try:
+            return cls(
+                embedding=_affine("", words["alpha"], tensors),
+                pixels=None
+                if words["pixels_alpha"] is None
+                else _affine("pixels.", words["pixels_alpha"], tensors),
+                **{k: words[k] for k in _WORDS if k != "feature_names"},
+                feature_names=tuple(words["feature_names"]),
+            )
+        except (KeyError, TypeError, ValueError, ProbeError) as cause:
+            raise FormatError(f"the probe {path} breaks the format ({cause!r}); fit it again") from cause
+
+    def to_json(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write weights and bias as plain JSON, for a device that has neither numpy nor geoelle.
+
+        Keys: `weights`, `bias`, `scale` ("log": take exp of w'x + b), `target`, `space`, `licence`.
+        """
+        plain = {
+            "format": f"{_FORMAT}-json",
+            "version": _VERSION,
+            "weights": self.embedding.weights_d.tolist(),
+            "bias": self.embedding.intercept,
+            "scale": self.scale,
+            "target": self.target,
+            "space": dict(self.space),
+            "licence": self.licence,
+        }
+        return write_bytes(path, _json(plain).encode(), overwrite=overwrite)
+
+    def _words(self) -> dict[str, object]:
+        words = {k: getattr(self, k) for k in _WORDS}
+        alphas = {
+            "alpha": self.embedding.alpha,
+            "pixels_alpha": None if self.pixels is None else self.pixels.alpha,
+        }
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            **alphas,
+            **words,
+            "feature_names": list(self.feature_names),
+        }
+
+    def _in_units(self, linear: np.ndarray) -> np.ndarray:
+        return (np.exp(linear) if self.scale == "log" else linear).astype(np.float32)
+
+    def _complexity_raw(self, features: np.ndarray) -> np.ndarray:
+        if self.pixels is None:
+            raise ProbeError(f"the probe of {self.space.get('model')!r} has no pixel part; fit with features")
+        return self.pixels(features)
+
+
+def fit_probe(
+    vectors_nd: np.ndarray,
+    loss_n: np.ndarray,
+    *,
+    groups: np.ndarray,
+    space: Mapping[str, object],
+    target: str = "loss",
+    scale: Scale = "log",
+    cv: BaseCrossValidator | None = None,
+    features: tuple[np.ndarray, tuple[str, ...]] | None = None,
+) -> Probe:
+    """Fit a probe, and its pixel part from `features` = ((n, f) values, names); alpha from held-out ground.
+
+    `groups` are (n, 2) lon, lat or (n,) places, as `RidgeProbeCV` takes them. Scores, folds, versions, data
+    and licence are added with `dataclasses.replace`.
+
+    Raises `ProbeError` for a loss without a logarithm on the log scale, `HoldoutError` without ground to hold
+    out.
+    """
+    y_n = on_scale(loss_n, scale)
+    pixels, names = (None, ()) if features is None else features
+    return Probe(
+        embedding=Affine.of(RidgeProbeCV(cv=cv).fit(vectors_nd, y_n, groups)),
+        pixels=None if pixels is None else Affine.of(RidgeProbeCV(cv=cv).fit(pixels, y_n, groups)),
+        feature_names=tuple(names),
+        space=dict(space),
+        target=target,
+        scale=scale,
+    )
+
+
+def on_scale(loss: np.ndarray, scale: Scale) -> np.ndarray:
+    """Put losses on the scale they are fitted on, float64: "raw" as they are, "log" their natural logarithm.
+
+    Raises `ProbeError` for another scale and for losses that are not positive on the log scale.
+    """
+    _check_scale(scale)
+    loss = np.asarray(loss, np.float64)
+    if scale == "raw":
+        return loss
+    if not (loss > 0).all():
+        worst = float(np.nanmin(loss)) if np.isfinite(loss).any() else float("nan")
+        raise ProbeError(
+            f"log-loss fails for {int((~(loss > 0)).sum())} of {loss.size} losses (least {worst:g}); "
+            'losses must be positive, or use scale="raw"'
+        )
+    return np.log(loss)
+
+
+def _check_scale(scale: str) -> None:
+    if scale not in ("log", "raw"):
+        raise ProbeError(f'no such scale ({scale!r}); use "log" or "raw"')
+
+
+def _tensors(prefix: str, part: Affine) -> dict[str, np.ndarray]:
+    values = (part.weights_d, [part.intercept], part.mean_d, part.scale_d)
+    return {
+        prefix + name: np.ascontiguousarray(v, np.float64) for name, v in zip(_TENSORS, values, strict=True)
+    }
+
+
+def _affine(prefix: str, alpha: float, tensors: Mapping[str, np.ndarray]) -> Affine:
+    weights, intercept, mean, scale = (tensors[prefix + name] for name in _TENSORS)
+    return Affine(weights_d=weights, intercept=float(intercept[0]), mean_d=mean, scale_d=scale, alpha=alpha)
+
+
+def _json(words: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(words, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    except (TypeError, ValueError) as cause:
+        raise ProbeError(f"a table of the probe is not JSON ({cause}); use plain finite values") from cause
+
+
+def _digest(words: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(_json(words).encode())
+    for name in sorted(tensors):
+        digest.update(f"\n{name} {tensors[name].dtype} {tensors[name].shape}\n".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+    """Open the file as what it says it is, or say why it is not a probe of this version."""
+    try:
+        with safe_open(path, "numpy") as file:
+            header = (file.metadata() or {}).get("geoelle")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as cause:
+        raise FormatError(
+            f"the probe {path} is unreadable ({cause}); name a whole .safetensors file"
+        ) from cause
+    try:
+        words = json.loads(header or "")
+    except ValueError as cause:
+        raise FormatError(f"{path} is not a geoelle probe (no geoelle header); name another file") from cause
+    if not isinstance(words, dict) or (words.get("format"), words.get("version")) != (_FORMAT, _VERSION):
+        raise FormatError(f"{path} is not a {_FORMAT} of version {_VERSION}; use the geoelle that wrote it")
+    return words, tensors

@@ -1,0 +1,259 @@
+"""Make the HTML page of a map or of a fit: one file, warnings first, nulls beside the score.
+
+The pictures travel inside the page as base64, there is no script, nothing is fetched, every text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import jinja2
+import numpy as np
+import xarray as xr
+
+from geoelle.figures import DPI, Score, calibration, histogram, places, score_bars
+from geoelle.quicklook import CREDIT, MapText, Scene, quicklook
+from geoelle.style import Ramp
+
+__all__ = [
+    "Counts",
+    "FitFacts",
+    "MapFacts",
+    "Picture",
+    "fit_pictures",
+    "fit_report",
+    "map_pictures",
+    "map_report",
+]
+
+_SCALE = (
+    "Numbers compare within this space only (model, weights, pooling, target and masking); across spaces "
+    "compare ranks or z-scores."
+)
+_SCORE_NOTE = (
+    "Every row has the same folds and the same target, and every ridge the same search for alpha. "
+    "A score is news only above its nulls."
+)
+_CSS_PX = 120  # an inch of every figure, so type has one size throughout: a quarter over print
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Picture:
+    """Hold a PNG with its title and a caption that says what to see."""
+
+    title: str
+    caption: str
+    png: bytes
+
+    @property
+    def base64(self) -> str:
+        """Return the PNG as text for a data URL."""
+        return base64.b64encode(self.png).decode("ascii")
+
+    @property
+    def css_px(self) -> int:
+        """Return the width to show it at, from the width in the PNG header."""
+        return round(int.from_bytes(self.png[16:20], "big") / DPI * _CSS_PX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Count chips: planned, read, without enough valid pixels, and skipped with each reason's count."""
+
+    planned: int
+    read: int
+    empty: int
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        skipped = sum(self.skipped.values())
+        return f"{self.planned:,} planned, {self.read:,} read, {self.empty:,} empty, {skipped:,} skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapFacts:
+    """State what a map is made of; texts are printed as they are.
+
+    `bbox` is (west, south, east, north) in degrees; `cell_m` metres. `scores` are the rows of the fit behind
+    the map, the score itself first, then its nulls; their keys are the columns. `more` adds rows of facts.
+    """
+
+    title: str
+    bbox: tuple[float, float, float, float]
+    km2: float
+    dates: str
+    model: str
+    space: str
+    target: str
+    reading: str
+    sensor: str
+    source: str
+    epsg: tuple[int, ...]
+    cell_m: float
+    counts: Counts
+    items: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    scores: tuple[Mapping[str, object], ...] = ()
+    more: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by file name."""
+    credit: str = CREDIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitFacts:
+    """State what a fit rests on; texts are printed as they are.
+
+    `block_m` is the side of a held-out block in metres. `scores` as in `MapFacts`.
+    """
+
+    title: str
+    model: str
+    space: str
+    target: str
+    reading: str
+    sensor: str
+    chips: int
+    places: int
+    block_m: float
+    folds: int
+    alpha: str
+    scores: tuple[Mapping[str, object], ...]
+    items: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    more: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    credit: str = CREDIT
+
+
+def map_report(facts: MapFacts, figures: Sequence[Picture]) -> str:
+    """Return the page of a map: warnings, first figure, how to read it, scores, other figures, facts."""
+    lost = [
+        f"{count:,} of {facts.counts.planned:,} chips were skipped: {reason}"
+        for reason, count in facts.counts.skipped.items()
+    ]
+    corners = ", ".join(f"{degrees:g}" for degrees in facts.bbox)
+    rows = {
+        "What": f"{facts.target} of {facts.model}, predicted from its embedding",
+        "Where": f"{corners} (west, south, east, north, degrees); {facts.km2:,.4g} km²",
+        "When": facts.dates,
+        "Space": facts.space,
+        "Imagery": f"{facts.sensor}, {len(facts.items)} items from {facts.source}",
+        "Chips": str(facts.counts),
+        "Cell": f"{facts.cell_m:g} m",
+        "CRS": ", ".join(f"EPSG:{code}" for code in facts.epsg),
+    }
+    return _page(facts, rows, figures, summary=f"{facts.dates} · {facts.sensor} · {facts.model}", lost=lost)
+
+
+def fit_report(facts: FitFacts, figures: Sequence[Picture]) -> str:
+    """Return the page of a fit: warnings, first figure, how to read it, scores, other figures, facts."""
+    rows = {
+        "What": f"{facts.target} of {facts.model}, read linearly from its embedding",
+        "Space": facts.space,
+        "Imagery": facts.sensor,
+        "Chips": f"{facts.chips:,} of {facts.places:,} places",
+        "Held out": f"{facts.folds} folds of blocks of {facts.block_m / 1000:g} km",
+        "Alpha": facts.alpha,
+    }
+    summary = f"{facts.chips:,} chips · {facts.places:,} places · {facts.folds} folds · {facts.model}"
+    return _page(facts, rows, figures, summary=summary, lost=[])
+
+
+def map_pictures(
+    raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scene: Scene | None = None
+) -> tuple[Picture, ...]:
+    """Draw the map of every ramp, keyed by band, and the distribution of the first one.
+
+    Raises:
+        FormatError: not a raster, no ramp, or a ramp of a band it does not have.
+    """
+    drawn = quicklook(raster, ramps, text, scene=scene)
+    name, ramp = next(iter(ramps.items()))
+    spread = histogram(raster.sel(band=name).values, ramp)
+    seen = "The scene, then each" if scene is not None else "Each"
+    return (
+        Picture(title="Map", caption=f"{seen} layer at one pixel a cell; hatched: no data.", png=drawn),
+        Picture(title=f"Distribution of {name}", caption="Cells by value, in the map's colours.", png=spread),
+    )
+
+
+def fit_pictures(
+    predicted_n: np.ndarray, measured_n: np.ndarray, scores: Sequence[Score], *, unit: str,
+    place_lonlat_m2: np.ndarray, place_r_m: np.ndarray,
+) -> tuple[Picture, ...]:  # fmt: skip
+    """Draw the scores beside their nulls, the calibration and the score by place, all of held-out chips.
+
+    `predicted_n` and `measured_n` are in `unit`, each predicted by a probe that did not see the chip's place;
+    `place_r_m` is the r within each of m places, NaN where it has none.
+
+    Raises:
+        FormatError: nothing finite to draw, or not one r a place.
+    """
+    ramp = Ramp(name="viridis", low=0.0, high=1.0, label="r within the place")
+    return (
+        Picture(
+            title="Score and nulls",
+            caption="Correlation of predicted and measured on held-out places, with its interval.",
+            png=score_bars(scores, axis_label="r, chips of held-out places"),
+        ),
+        Picture(
+            title="Calibration",
+            caption="Chips by predicted and measured value; points: medians and quartiles of equal groups.",
+            png=calibration(predicted_n, measured_n, label="measured loss", unit=unit),
+        ),
+        Picture(
+            title="Score by place",
+            caption="Correlation within each held-out place; a ring has too few chips.",
+            png=places(place_lonlat_m2, place_r_m, ramp),
+        ),
+    )
+
+
+def _page(
+    facts: MapFacts | FitFacts, rows: Mapping[str, str], figures: Sequence[Picture], *,
+    summary: str, lost: list[str],
+) -> str:  # fmt: skip
+    columns = list(dict.fromkeys(name for row in facts.scores for name in row))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("geoelle"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.get_template("report.html").render(
+        title=facts.title,
+        summary=summary,
+        warnings=[*facts.warnings, *lost],
+        leading=figures[:1],
+        following=figures[1:],
+        reading=facts.reading,
+        scale=_SCALE,
+        score_columns=columns,
+        score_rows=[[_cell(row.get(name)) for name in columns] for row in facts.scores],
+        score_note=_SCORE_NOTE,
+        facts=[*rows.items(), *facts.more.items()],
+        lists=[
+            ("Items", facts.items),
+            ("Files", [f"{name}  sha256 {digest}" for name, digest in facts.files.items()]),
+            ("Versions", [f"{name} {version}" for name, version in facts.versions.items()]),
+        ],
+        credit=facts.credit,
+    )
+
+
+def _cell(value: object) -> str:
+    """Print one cell: an interval as [low, high], a missing value as a dash."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "-"
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(_cell(part) for part in value)}]"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.3f}"
+    if isinstance(value, (int, np.integer)):
+        return f"{value:,}"
+    return str(value)
