@@ -13,13 +13,13 @@ from pathlib import Path
 
 import click
 import torch
-from nano_samples import BAND_SETS, labelled
 
 from geoelle.embed import space_of
 from geoelle.holdout import PlaceKFold
 from geoelle.models import load_model
 from geoelle.nulls import evaluate
 from geoelle.probe import fit_probe
+from nano_samples import BAND_SETS, labelled
 
 FOLDS = 5
 OUT = Path(__file__).parents[1] / "src" / "geoelle" / "weights"

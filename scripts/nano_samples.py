@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import nano_data
 import numpy as np
 
+import nano_data
 from geoelle.embed import embed_chips
 from geoelle.embeddings import Embeddings
 from geoelle.models import Model, load_model

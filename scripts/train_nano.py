@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import click
-import nano_data
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+import nano_data
 from geoelle.models import masks
 from geoelle.models.nano import BANDS, NanoConfig, NanoNet
 

@@ -3,10 +3,10 @@
     import geoelle.accessor
     scene.elle.difficulty()          # (band, y, x), lazy where the scene is a dask array
 
-The array has dims band, y, x in any order, and may have time; its `band` coordinate holds band names of geoelle (blue,
-green, red, ...), its values are reflectance 0-1 with NaN for nodata, and its grid is that of a projected CRS in metres at
-the model's pixel size, with corners on multiples of it: then its chips have the addresses, and the numbers, that `geoelle
-map` gives the same ground. Of several times each chip takes the one that shows most of it.
+The array has dims band, y, x in any order, and may have time. Its `band` coordinate holds band names of geoelle (blue,
+green, red, ...), its values are reflectance 0-1 with NaN for nodata. Its grid is that of a projected CRS in metres, at
+the model's pixel size, with corners on multiples of it: then its chips have the addresses, and the numbers, that a map
+of the same ground has. Of several times each chip takes the one that shows most of it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ OFF_PX = 1e-3
 class Elle:
     """Cut, embed and score the pixels of one DataArray; every method returns a new object.
 
-    Chips are those of the lattice of the array's CRS that lie wholly inside the array, by row, then column. `model` is a
-    name or a loaded model; `stride_px` defaults to the model's.
+    Chips are those of the lattice of the array's CRS that lie wholly inside the array, by row, then column.
+    `model` is a name or a loaded model; `stride_px` defaults to the model's.
     """
 
     def __init__(self, pixels: xr.DataArray) -> None:
@@ -90,8 +90,12 @@ class Elle:
         probe = _checked_probe(probe, model, grid.labels.bands)
         if grid.pixels.chunks is not None:
             return _raster(_lazy(grid, model, probe), grid.addresses, model.card, probe)
-        blocks = [[_scores(grid.under(some), grid.labels, some, model, probe) for some in line] for line in grid.blocks()]
-        return _raster(np.block(blocks), grid.addresses, model.card, probe)
+
+        def score(chosen: Addresses) -> np.ndarray:
+            return _scores(grid.under(chosen), grid.labels, chosen, model, probe)
+
+        values = np.block([[score(chosen) for chosen in line] for line in grid.blocks()])
+        return _raster(values, grid.addresses, model.card, probe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -134,8 +138,8 @@ class _Grid:
         rows, cols = _inside(top, box.shape.y, lattice), _inside(left, box.shape.x, lattice)
         if not len(rows) or not len(cols):
             raise InputMismatch(
-                f"the array is too small ({box.shape.x} x {box.shape.y} px) to hold a chip of {lattice.size_px} px wherever its "
-                f"corner falls; give at least {lattice.size_px + lattice.stride_px - 1} px a side"
+                f"the array is too small ({box.shape.x} x {box.shape.y} px) to hold a chip of {lattice.size_px} px; "
+                f"{lattice.size_px + lattice.stride_px - 1} px a side hold one wherever the corner falls"
             )
         times = pixels["time"].values.astype("datetime64[s]")
         labels = _Labels(name=name, times=times, bands=tuple(pixels["band"].values.tolist()))
@@ -180,7 +184,8 @@ def _in_order(pixels: xr.DataArray, card: Card) -> xr.DataArray:
     """Return the array as (time, band, y, x), bands in the model's order; raises `InputMismatch`."""
     if not {"band", "y", "x"} <= set(pixels.dims) <= {"time", "band", "y", "x"}:
         raise InputMismatch(
-            f"the array has dims {', '.join(map(str, pixels.dims))}; give band, y, x and no other than time (.rename, .isel)"
+            f"the array has dims {', '.join(map(str, pixels.dims))}; give band, y, x and no other than time, "
+            "by .rename or .isel"
         )
     if not np.issubdtype(pixels.dtype, np.floating):
         raise InputMismatch(
@@ -207,8 +212,10 @@ def _bands(given: list[str], card: Card) -> list[str]:
             f".assign_coords(band=[...]) or leave them out with .sel(band=[...]): it takes {', '.join(card.bands)}"
         )
     if len(given) > len(bands) or len(bands) < (card.min_bands if card.band_subset else len(card.bands)):
-        least = f"at least {card.min_bands}" if card.band_subset else "all"
-        raise InputMismatch(f"the array has bands {', '.join(given)}; {card.name} takes {least} of {', '.join(card.bands)}, each once")
+        wanted = f"{card.min_bands} or more" if card.band_subset else "all"
+        raise InputMismatch(
+            f"the array has bands {', '.join(given)}; give {card.name} {wanted} of {', '.join(card.bands)}, each once"
+        )
     return bands
 
 
@@ -224,12 +231,12 @@ def _geobox(pixels: xr.DataArray) -> GeoBox:
             f"the array is in {_crs_name(box)}; reproject it to a CRS in metres that has an EPSG code, as "
             '.odc.reproject("utm", resolution=10) does'
         )
-    true = xr_coords(box)
-    off = [np.abs(pixels[axis].values - true[axis].values).max() / abs(box.resolution.x) for axis in "xy"]
-    if not box.axis_aligned or box.affine.a < 0 or not np.isclose(box.affine.a, abs(box.affine.e), 1e-6) or max(off) > OFF_PX:
+    even = box.axis_aligned and box.affine.a > 0 and np.isclose(box.affine.a, abs(box.affine.e), rtol=1e-6)
+    true = xr_coords(box) if even else {}
+    if not even or any(np.abs(pixels[k].values - true[k].values).max() > OFF_PX * box.affine.a for k in "xy"):
         raise InputMismatch(
-            f"the array is not on a regular grid of square pixels ({box.affine.a:g} x {abs(box.affine.e):g} m), west to east; "
-            f'resample it, with .odc.reproject("EPSG:{box.crs.to_epsg()}", resolution=10) say'
+            "the array is not on a regular grid of square pixels from west to east "
+            f"({box.affine.a:g} x {abs(box.affine.e):g} m); {_remedy(box, 10)}"
         )
     return box
 
@@ -239,20 +246,24 @@ def _crs_name(box: GeoBox) -> str:
     return f"{'a CRS without a code' if code is None else f'EPSG:{code}'} ({', '.join(sorted(set(box.crs.units)))})"
 
 
+def _remedy(box: GeoBox, gsd_m: float) -> str:
+    return f'resample it, with .odc.reproject("EPSG:{box.crs.to_epsg()}", resolution={gsd_m:g}) say'
+
+
 def _lattice(box: GeoBox, card: Card, stride_px: int | None) -> Lattice:
-    gsd, epsg = round(box.affine.a, 6), box.crs.to_epsg()
-    low, high = card.gsd_m
+    gsd, (low, high) = round(box.affine.a, 6), card.gsd_m
     if not low <= gsd <= high:
-        wanted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
         raise InputMismatch(
-            f"the array has pixels of {gsd:g} m and {card.name} was trained at {wanted} m; resample it, with "
-            f'.odc.reproject("EPSG:{epsg}", resolution={min(max(gsd, low), high):g}) say'
+            f"the array has pixels of {gsd:g} m, {card.name} was trained at {trained} m; "
+            f"{_remedy(box, min(max(gsd, low), high))}"
         )
-    if max(abs(v / gsd - round(v / gsd)) for v in (box.affine.c, box.affine.f)) > OFF_PX:
+    if max(abs(edge / gsd - round(edge / gsd)) for edge in (box.affine.c, box.affine.f)) > OFF_PX:
         raise InputMismatch(
-            f"the array's corner ({box.affine.c:.10g}, {box.affine.f:.10g}) is not on a multiple of its pixel size ({gsd:g} m), so "
-            f'its chips have no address; resample it, with .odc.reproject("EPSG:{epsg}", resolution={gsd:g}) say'
+            f"the array's corner ({box.affine.c:.10g}, {box.affine.f:.10g}) is on no multiple of its pixel size "
+            f"({gsd:g} m), so its chips have no address; {_remedy(box, gsd)}"
         )
+    epsg = box.crs.to_epsg()
     return Lattice(epsg=epsg, gsd_m=gsd, size_px=card.chip_px, stride_px=stride_px or card.stride_px)
 
 
@@ -275,10 +286,13 @@ def _window(pixels_tcyx: Any, labels: _Labels, chosen: Addresses) -> xr.DataArra
     few = pixels_tcyx[..., ::8, ::8]
     few = np.abs(few[np.isfinite(few)])
     if few.size and (typical := float(np.median(few))) > LIKELY:
-        raise InputMismatch(f"the array holds numbers of about {typical:.4g}; scale it to reflectance 0-1, NaN for nodata")
+        raise InputMismatch(
+            f"the array holds numbers of about {typical:.4g}; scale it to reflectance 0-1, NaN for nodata"
+        )
     source = np.where(np.isfinite(pixels_tcyx).any(axis=1), 0, -1).astype(np.int16)
     box = chosen.lattice.union_geobox(chosen.rows, chosen.cols)
-    coords = {"time": labels.times, "band": list(labels.bands), **xr_coords(box), "source": (("time", "y", "x"), source)}
+    coords = {"time": labels.times, "band": list(labels.bands), **xr_coords(box)}
+    coords["source"] = (("time", "y", "x"), source)
     attrs = {"items": [[labels.name]] * len(labels.times)}
     return xr.DataArray(pixels_tcyx, coords, ("time", "band", "y", "x"), attrs=attrs)
 
@@ -305,8 +319,8 @@ def _lazy(grid: _Grid, model: Model, probe: Probe) -> Any:
     score = dask.delayed(_scores, pure=False)
 
     def block(chosen: Addresses) -> Any:
-        shape = tuple(chosen.lattice.raster_geobox(chosen.rows, chosen.cols).shape)
-        return da.from_delayed(score(grid.under(chosen), grid.labels, chosen, model, probe), (len(BANDS), *shape), np.float32)
+        shape = (len(BANDS), *chosen.lattice.raster_geobox(chosen.rows, chosen.cols).shape)
+        return da.from_delayed(score(grid.under(chosen), grid.labels, chosen, model, probe), shape, np.float32)
 
     return da.block([[block(chosen) for chosen in line] for line in grid.blocks()])
 

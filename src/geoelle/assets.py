@@ -90,7 +90,8 @@ def read_asset(asset: Asset, target: Target, *, access: Access = OPEN, policy: P
 
     Pixels are copied where the file's grid is the target's, or a whole multiple of it; finer files are
     averaged, others interpolated bilinearly; codes are taken from the nearest pixel. Broken connections,
-    timeouts, HTTP 408, 425, 429 and 5xx, and remote reads that are short or do not decode are tried again.
+    timeouts, HTTP 408, 425, 429 and 5xx, and remote reads that are short or do not decode are tried again,
+    after pauses of our own: GDAL does not show what a server asks for in Retry-After.
 
     Raises:
         ReadError: the file cannot be read; says which, and why.

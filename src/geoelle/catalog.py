@@ -133,7 +133,9 @@ def load_sensor(name: str | Path) -> Sensor:
             **{key: document[key] for key in _SENSOR_PLAIN},
         )
     except (AttributeError, KeyError, TypeError) as cause:
-        raise CatalogError(f"{path.name} describes no sensor ({cause!r}); start from one of catalogs/sensors") from cause
+        raise CatalogError(
+            f"{path.name} describes no sensor ({cause!r}); start from one of catalogs/sensors"
+        ) from cause
 
 
 def load_endpoint(name: str | Path) -> Endpoint:

@@ -24,7 +24,7 @@ _BBOX = ("xmin", "ymin", "zmin", "xmax", "ymax", "zmax")
 
 
 def feature(row: Mapping) -> dict:
-    """Return a row as a GeoJSON feature: no WKB, no flattened properties, typed times or filled-up structs."""
+    """Return a row as a GeoJSON feature: without WKB, flattened properties, typed times or empty fields."""
     row = {key: _json(value) for key, value in row.items() if value is not None}
     bbox = row.get("bbox")
     if isinstance(bbox, Mapping):
@@ -70,7 +70,12 @@ def near(batch: pyarrow.RecordBatch, area: Area) -> pyarrow.Array:
 
 def _json(value: object) -> object:
     if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return (
+            (value if value.tzinfo else value.replace(tzinfo=UTC))
+            .astimezone(UTC)
+            .isoformat()
+            .replace("+00:00", "Z")
+        )
     if isinstance(value, Mapping):
         return {key: _json(part) for key, part in value.items() if part is not None}
     if isinstance(value, list):

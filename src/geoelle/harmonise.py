@@ -31,7 +31,16 @@ from geoelle.chips import Sensor
 from geoelle.errors import CatalogError, ReadError
 from geoelle.scene import baseline, interval
 
-__all__ = ["BandFile", "OffsetDoubt", "Radiometry", "find_asset", "masked", "radiometry", "to_physical"]
+__all__ = [
+    "BandFile",
+    "OffsetDoubt",
+    "Radiometry",
+    "find_asset",
+    "has_asset",
+    "masked",
+    "radiometry",
+    "to_physical",
+]
 
 _APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _OFFSET_SINCE = (4, 0)
@@ -74,18 +83,24 @@ def find_asset(item: pystac.Item, sensor: Sensor, name: str) -> BandFile:
         CatalogError: the sensor has no such band.
         ReadError: the item has none of the assets the band may have.
     """
-    keys = dict(sensor.assets)[name] if name == sensor.mask_asset else sensor.asset_keys(name)
-    for spelled in keys:
-        key, _, collection = spelled.partition("@")
-        key, _, index = key.partition("#")
-        if key in item.assets and fnmatchcase((item.collection_id or "").upper(), collection.upper() or "*"):
-            return BandFile(item=item.id, key=key, href=item.assets[key].href, index=int(index or 1))
-    raise ReadError(
-        f"no asset for band {name} of {sensor.name} in item {item.id} (looked for {', '.join(keys)}; it has "
-        f"{', '.join(sorted(item.assets)) or 'none'}); leave the item or the band out",
-        item=item.id,
-        asset=keys[0],
-    )
+    keys = _keys(sensor, name)
+    if (found := _locate(item, keys)) is None:
+        raise ReadError(
+            f"no asset for band {name} of {sensor.name} in item {item.id} (looked for {', '.join(keys)}; "
+            f"it has {', '.join(sorted(item.assets)) or 'none'}); leave the item or the band out",
+            item=item.id,
+            asset=keys[0],
+        )
+    return found
+
+
+def has_asset(item: pystac.Item, sensor: Sensor, name: str) -> bool:
+    """Say whether the item has a file that holds a band of the sensor, or its mask.
+
+    Raises:
+        CatalogError: the sensor has no such band.
+    """
+    return _locate(item, _keys(sensor, name)) is not None
 
 
 def radiometry(item: pystac.Item, asset: BandFile, sensor: Sensor) -> Radiometry:
@@ -131,6 +146,20 @@ def masked(codes_yx: np.ndarray, sensor: Sensor) -> np.ndarray:
     codes = np.where(missing, 0, codes_yx).astype(np.int64)
     bits = sum(1 << bit for bit in sensor.mask_bits)
     return missing | np.isin(codes, sensor.mask_classes) | ((codes & bits) != 0)
+
+
+def _keys(sensor: Sensor, name: str) -> tuple[str, ...]:
+    return dict(sensor.assets)[name] if name == sensor.mask_asset else sensor.asset_keys(name)
+
+
+def _locate(item: pystac.Item, keys: tuple[str, ...]) -> BandFile | None:
+    """Return the first of the keys that the item has, each spelled KEY[#BAND][@COLLECTION]."""
+    for spelled in keys:
+        key, _, collection = spelled.partition("@")
+        key, _, index = key.partition("#")
+        if key in item.assets and fnmatchcase((item.collection_id or "").upper(), collection.upper() or "*"):
+            return BandFile(item=item.id, key=key, href=item.assets[key].href, index=int(index or 1))
+    return None
 
 
 def _sentinel2(item: pystac.Item, declared: float | None) -> tuple[float, str]:

@@ -26,7 +26,7 @@ from geoelle.area import Addresses
 from geoelle.assets import POLICY, Asset, Policy, read_asset, reason
 from geoelle.chips import Chips, Sensor
 from geoelle.errors import CatalogError, InputMismatch, ReadError
-from geoelle.harmonise import OffsetDoubt, find_asset, masked, radiometry, to_physical
+from geoelle.harmonise import OffsetDoubt, find_asset, has_asset, masked, radiometry, to_physical
 from geoelle.looks import Look, plan_looks
 from geoelle.resample import Target
 from geoelle.scene import footprint, interval
@@ -309,10 +309,9 @@ def _with_mask(sensor: Sensor, bands: Sequence[str]) -> tuple[str, ...]:
 
 
 def _bytes(item: pystac.Item, sensor: Sensor, name: str, share: float, area_m2: float) -> float:
-    try:
-        ref = find_asset(item, sensor, name)
-    except ReadError:
+    if not has_asset(item, sensor, name):
         return 0.0
+    ref = find_asset(item, sensor, name)
     fields = item.assets[ref.key].extra_fields
     shared = [band for band in sensor.band_names if sensor.asset_keys(band)[0].startswith(f"{ref.key}#")]
     if size := fields.get("file:size"):

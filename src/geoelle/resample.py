@@ -101,9 +101,14 @@ def sample(pixels_cyx: np.ndarray, where: Placement, shape: tuple[int, int], *, 
         return _nearest(pixels_cyx, where, shape)
     at = np.stack(np.broadcast_arrays(where.rows, where.cols))
     at[~np.isfinite(at)] = -9
+    edge = np.array(pixels_cyx.shape[1:])[:, None, None] - 1
+    inside = bool((at >= 0).all() and (at <= edge).all())
     out = np.empty((len(pixels_cyx), *shape), np.float32)
     for band_yx, out_yx in zip(pixels_cyx, out, strict=True):
         valid = np.isfinite(band_yx)
+        if inside and valid.all():
+            out_yx[:] = _bilinear(band_yx, at)
+            continue
         total = _bilinear(np.where(valid, band_yx, np.float32(0)), at)
         weight = _bilinear(valid.astype(np.float32), at)
         enough = weight >= _LEAST_WEIGHT

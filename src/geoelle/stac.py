@@ -116,8 +116,8 @@ class _Api:
                 max_items=limit + 1,
             )
             found = list(answer.items())
-        # Servers differ in the polygons they take, so the bbox is sent and the rest tested here; but an answer
-        # that was cut at the limit stays too long, or the cut would not show.
+        # Servers differ in the polygons they take: the bbox is sent and the rest tested here. An answer that
+        # was cut at the limit stays too long, or the cut would not show.
         return [_plain(item) for item in found if len(found) > limit or _overlaps(item, area)]
 
 
@@ -134,7 +134,10 @@ class _Static:
             nodes = list(_walk(self._root, None))
             named = [_holding(node) for node in nodes if isinstance(node, pystac.Collection)]
             loose = [
-                item for node in nodes if not isinstance(node, pystac.Collection) for item in node.get_items(recursive=False)
+                item
+                for node in nodes
+                if not isinstance(node, pystac.Collection)
+                for item in node.get_items(recursive=False)
             ]
         return tuple({h.collection: h for h in (*_held(loose), *named)}.values())
 

@@ -25,7 +25,10 @@ from geoelle.harmonise import find_asset
 from scenes import bare_item
 
 AREA = Area.parse(bbox=(4.275, 45.13, 4.29, 45.14), dates="2024-06")
-S2_BANDS = ["coastal", "blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "nir09", "cirrus", "swir16", "swir22"]
+S2_BANDS = [
+    *("coastal", "blue", "green", "red", "rededge1", "rededge2", "rededge3"),
+    *("nir", "nir08", "nir09", "cirrus", "swir16", "swir22"),
+]
 STAC = Path(__file__).parents[1] / "fixtures" / "stac"
 
 
@@ -127,10 +130,10 @@ def test_own_sensors_and_wrong_ones(tmp_path):
     assert load_sensor(tmp_path / "mine.json").name == "mine"
     del own["bands"]
     (tmp_path / "half.json").write_text(json.dumps(own))
-    with pytest.raises(CatalogError, match="half.json describes no sensor"):
+    with pytest.raises(CatalogError, match=r"half\.json describes no sensor"):
         load_sensor(tmp_path / "half.json")
     (tmp_path / "text.json").write_text("no")
-    with pytest.raises(CatalogError, match="endpoint text.json cannot be read"):
+    with pytest.raises(CatalogError, match=r"endpoint text\.json cannot be read"):
         load_endpoint(tmp_path / "text.json")
     with pytest.raises(
         CatalogError, match=r"no sensor of that name \('sentinel-3'\); there are hls2, landsat"
@@ -230,11 +233,13 @@ def test_the_only_sensor_is_chosen_and_several_are_listed(saved):
     path = saved(bare_item("a"), bare_item("n", collection="naip"))
     with pytest.raises(CatalogError, match=r"several sensors \(naip, sentinel-2-l2a\); name one"):
         search(AREA, catalog=path)
+    elsewhere = bare_item("n", collection="naip", bounds=(700000, 5000000, 701000, 5001000))
+    assert ids(search(AREA, catalog=saved(bare_item("a"), elsewhere, name="two.json"))) == ["a"]
     assert ids(search(AREA, catalog=path, sensor="naip")) == ["n"]
     assert ids(search(AREA, catalog=path, sensor=load_sensor("sentinel-2-l2a"))) == ["a"]
-    with pytest.raises(CatalogError, match="has no collection of hls2 .* but naip, sentinel-2-l2a"):
+    with pytest.raises(CatalogError, match=r"has no collection of hls2 .* but naip, sentinel-2-l2a"):
         search(AREA, catalog=path, sensor="hls2")
-    with pytest.raises(CatalogError, match="no collection of .* belongs to a known sensor .*my-own"):
+    with pytest.raises(CatalogError, match=r"no collection of .* belongs to a known sensor .*my-own"):
         search(AREA, catalog=saved(bare_item("m", collection="my-own")))
     assert ids(search(AREA, catalog=saved(bare_item("m", collection="my-own")), sensor="sentinel-2-l2a")) == [
         "m"

@@ -11,7 +11,7 @@ import rasterio
 
 from geoelle.catalog import load_sensor
 from geoelle.errors import CatalogError, ReadError
-from geoelle.harmonise import find_asset, masked, radiometry, to_physical
+from geoelle.harmonise import find_asset, has_asset, masked, radiometry, to_physical
 from geoelle.scene import baseline
 from scenes import bare_item
 
@@ -187,8 +187,10 @@ def test_assets_are_found_by_endpoint_collection_and_band():
     assert find_asset(pc, L2A, "red").key == "B04"
     with pytest.raises(ReadError, match=r"no asset for band scl .*looked for scl, SCL, SCL_20m; it has B04"):
         find_asset(pc, L2A, "scl")
-    with pytest.raises(CatalogError, match="no band 'thermal'"):
-        find_asset(pc, L2A, "thermal")
+    assert has_asset(pc, L2A, "red") and not has_asset(pc, L2A, "scl")
+    for ask in (find_asset, has_asset):
+        with pytest.raises(CatalogError, match="no band 'thermal'"):
+            ask(pc, L2A, "thermal")
 
 
 def test_masks_by_class_and_by_bit():

@@ -8,11 +8,11 @@ import pytest
 from sklearn.model_selection import KFold, ShuffleSplit
 
 from geoelle.area import Addresses, Lattice
-from geoelle.bootstrap import METRICS
+from geoelle.bootstrap import METRICS, Bootstrap
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import HoldoutError, ProbeError
 from geoelle.holdout import PlaceKFold, SpatialKFold
-from geoelle.nulls import evaluate
+from geoelle.nulls import _gains, evaluate
 from geoelle.ridge import ALPHAS, cross_predict
 from geoelle.sample import Sample
 
@@ -290,3 +290,17 @@ def test_embeddings_are_taken_as_they_are():
     table = table_of(32631, 3000)
     plain = replace(table, features_nf=None, header=replace(table.header, feature_names=()))
     assert evaluate(plain).table().n_chips == 40
+
+
+@pytest.mark.parametrize("shifted", ["y", "ELLE", "pixel ridge"])
+def test_what_is_added_does_not_hang_on_the_means_of_folds(shifted):
+    rng = np.random.default_rng(0)
+    fold, place = np.repeat(np.arange(4), 50), np.repeat(np.arange(20), 10)
+    values = {name: rng.normal(size=200) for name in ("y", "ELLE", "pixel ridge")}
+
+    def partial(parts):
+        y, rest = parts["y"], {k: v for k, v in parts.items() if k != "y"}
+        return next(_gains(Bootstrap(place, 50), y, rest, {}, fold)).value
+
+    moved = values | {shifted: values[shifted] + rng.normal(size=4)[fold]}
+    assert partial(moved).value == pytest.approx(partial(values).value, abs=1e-9)

@@ -1,6 +1,7 @@
 """Windows and chips: offsets, clouds, looks, mosaics, failures and the cut."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pystac
@@ -200,8 +201,7 @@ def test_over_http_a_busy_server_is_waited_for_and_secrets_stay_secret(scene):
     with serving() as site:
         item = scene.clone()
         for band, asset in item.assets.items():
-            with open(asset.href, "rb") as file:
-                site.files[f"/{band}.tif"] = file.read()
+            site.files[f"/{band}.tif"] = Path(asset.href).read_bytes()
             asset.href = f"{site.url}/{band}.tif?sig=secret"
         site.faults["/green.tif"] = [Fault(status=429), Fault(answer=True), Fault(status=500)]
         patient = Policy(attempts=4, pause_s=0.001, timeout_s=2)
@@ -310,7 +310,7 @@ def test_a_chip_with_nothing_has_no_time_and_no_items(tmp_path):
 def test_chips_that_are_not_in_the_window_are_refused(scene):
     window = window_for([scene])
     addresses, _ = chips_of(window)
-    away = Addresses(lattice=LATTICE, rows=addresses.rows[:2] + [0, 500], cols=addresses.cols[:2])
+    away = Addresses(lattice=LATTICE, rows=addresses.rows[:2] + np.array([0, 500]), cols=addresses.cols[:2])
     with pytest.raises(InputMismatch, match="1 of 2 chips are outside of the window, 32631/10/32/16/r"):
         cut(window, away)
     zone = Addresses(

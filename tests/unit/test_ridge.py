@@ -91,3 +91,12 @@ def test_the_affine_map_is_the_estimator():
         np.testing.assert_allclose(mapped(vectors), ridge.predict(vectors), rtol=1e-12)
         assert mapped.alpha == getattr(ridge, "alpha_", 3.0)
         np.testing.assert_allclose(mapped.mean_d, vectors.mean(0), atol=1e-6)
+
+
+def test_inner_folds_shrink_with_the_ground_that_is_left():
+    place = np.repeat(np.arange(5), 10)
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    found = cross_predict(X, X[:, 0], PlaceKFold(5), place)
+    assert np.corrcoef(found, X[:, 0])[0, 1] > 0.99
+    with pytest.raises(HoldoutError, match="too few places"):
+        cross_predict(X[:20], X[:20, 0], PlaceKFold(2), place[:20])

@@ -1,0 +1,518 @@
+"""docs/formats.md is normative: its tables are read here and compared with fresh files, both ways."""
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pystac
+import pytest
+import rasterio
+import scenes
+import shapely
+import zarr
+
+from geoelle.area import Address, Addresses, Area, Lattice
+from geoelle.catalog import catalogs_path, load_endpoint, load_sensor
+from geoelle.complexity import feature_names
+from geoelle.embed import space_of
+from geoelle.embeddings import Embeddings, Header
+from geoelle.errors import CatalogError
+from geoelle.fitting import score_file
+from geoelle.item import ItemFacts, write_item
+from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of
+from geoelle.plan import PART_CHIPS, Job, Plan, make_plan
+from geoelle.probe import Affine, Probe
+from geoelle.products import run_map
+from geoelle.raster import paint, write_cog, write_zarr
+
+FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
+TABLES = {
+    match[1]: match[2]
+    for match in re.finditer(r"<!-- table: ([\w-]+) -->\n((?:\|.*\n)+)", FORMATS)
+}
+KINDS = {
+    "text": lambda v: isinstance(v, str),
+    "integer": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "number": lambda v: isinstance(v, int | float) and not isinstance(v, bool),
+    "boolean": lambda v: isinstance(v, bool),
+    "null": lambda v: v is None,
+    "object": lambda v: isinstance(v, dict),
+}
+
+
+def table(name: str) -> list[dict[str, str]]:
+    """Return the rows of a marked table by column, without backticks; the first column comes as `name` too."""
+    head, _, *body = (re.split(r"(?<!\\)\|", line.strip())[1:-1] for line in TABLES[name].splitlines())
+    columns = [cell.strip() for cell in head]
+    rows = [[cell.strip().strip("`").replace(r"\|", "|") for cell in line] for line in body]
+    return [{"name": row[0], **dict(zip(columns, row, strict=True))} for row in rows]
+
+
+def fits(value: object, kind: str) -> bool:
+    if " or " in kind:
+        return any(fits(value, part) for part in kind.split(" or "))
+    if kind.startswith("list of "):
+        return isinstance(value, list) and all(fits(part, kind.removeprefix("list of ")) for part in value)
+    return KINDS[kind](value)
+
+
+def assert_keys(found: Mapping[str, object], name: str, *, has: Iterable[str] = ()) -> None:
+    """Compare an object with a table: the keys of `always` and of the conditions it has, and every type."""
+    rows = [row for row in table(name) if row["when"] in {"always", *has}]
+    assert set(found) == {row["name"] for row in rows}, name
+    for row in rows:
+        assert fits(found[row["name"]], row["type"]), f"{name}: {row['name']} is {found[row['name']]!r}"
+
+
+def canonical(data: object) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+# --- conventions, address, masks
+
+
+def test_an_address_is_spelled_as_documented():
+    address = Address(epsg=32631, gsd_m=10, size_px=256, stride_px=256, row=-2004, col=137)
+    rows = table("address")
+    assert [row["name"] for row in rows] == [field.name for field in fields(Address)]
+    assert re.fullmatch("/".join(row["pattern"] for row in rows), str(address))
+    assert str(address) in FORMATS
+    lattice = Lattice(epsg=32631, gsd_m=10, size_px=32, stride_px=16)
+    box, cell = lattice.geobox(-7, 5), lattice.cell_geobox(-7, 5)
+    step, side = 16 * 10, 32 * 10
+    assert box.boundingbox.bbox == (5 * step, 7 * step - side, 5 * step + side, 7 * step)
+    margin = (side - step) / 2
+    assert (cell.affine.c, cell.affine.f, cell.affine.a) == (5 * step + margin, 7 * step - margin, step)
+
+
+def test_masks_follow_from_the_page_alone():
+    mask64 = 2**64 - 1
+
+    def splitmix64(z: int) -> int:
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & mask64
+        return z ^ z >> 31
+
+    for row in table("masks"):
+        stream, patches = int(row["stream"]), int(row["patches"])
+        seed = int.from_bytes(hashlib.sha256(f"{stream}|{row['address']}".encode()).digest()[:8], "little")
+        numbers = [splitmix64((seed + (i + 1) * 0x9E3779B97F4A7C15) & mask64) for i in range(patches)]
+        order = sorted(range(patches), key=numbers.__getitem__)
+        assert order[:5] == [int(v) for v in row["first five of the permutation"].split()]
+        made = permutations(seeds_of([row["address"]], stream), patches)
+        assert made[0].tolist() == order
+        hidden = round(0.75 * patches)
+        assert hidden == hidden_count(patches, 0.75)
+        start = 3 * patches // 4
+        chosen = {order[(start + i) % patches] for i in range(hidden)}
+        assert set(np.flatnonzero(hidden_patches(made, hidden, 3, 4)[0])) == chosen
+
+
+# --- a run
+
+
+@dataclass
+class Made:
+    """A finished map of two items, one of which cannot be read."""
+
+    out: Path
+    plan: Plan
+    probe: Probe
+
+    def json(self, name: str) -> dict:
+        return json.loads((self.out / name).read_text("utf-8"))
+
+
+def made_probe(plan: Plan) -> Probe:
+    """Return a probe of the plan's space with small weights."""
+    rng, names = np.random.default_rng(0), feature_names(plan.bands)
+
+    def affine(count: int) -> Affine:
+        return Affine(
+            weights_d=rng.normal(size=count) / 100, intercept=-3.0, mean_d=np.zeros(count), scale_d=np.ones(count),
+            alpha=1.0,
+        )
+
+    return Probe(
+        embedding=affine(plan.model.card.dim), pixels=affine(len(names)), feature_names=names,
+        space=space_of(plan.model, plan.bands), data={"unit": "mse"}, licence="CC0-1.0",
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    home = tmp_path_factory.mktemp("formats")
+    near = scenes.make_item(home, "S2B_31TFJ_20240601_0_L2A")
+    far = scenes.make_item(home, "S2B_31TFJ_20240601_1_L2A", west=scenes.WEST + scenes.SIDE_M)
+    Path(far.assets["red"].href).unlink()
+    catalog = home / "items.json"
+    catalog.write_text(json.dumps(pystac.ItemCollection([near, far]).to_dict()))
+    west, north = scenes.WEST, scenes.NORTH
+    ground = shapely.box(west + 500, north - 1400, west + 2300, north - 500)
+    area = Area.parse(polygon=scenes.to_lonlat(ground, scenes.EPSG), dates="2024-06")
+    job = Job(area=area, catalog=str(catalog), sensor="sentinel-2-l2a", errors="skip", loss=True, twins=1)
+    plan = make_plan(job, cells_for_map=True)
+    probe = made_probe(plan)
+    run_map(plan, probe, home / "run")
+    return Made(out=home / "run", plan=plan, probe=probe)
+
+
+def test_a_run_has_the_files_documented(made: Made):
+    rows = table("run-files")
+    assert {row["when"] for row in rows} == {"always", "map", "an asset of the part was skipped"}
+    names = {"NAME": "difficulty", "REPORT": "report", "ITEM": "item", "ZONE": str(scenes.EPSG)}
+    patterns = [re.escape(row["path"]).replace("ROW", r"-?\d+").replace("COL", r"-?\d+") for row in rows]
+    for name, text in names.items():
+        patterns = [pattern.replace(name, text) for pattern in patterns]
+    files = [p for p in made.out.rglob("*") if ".zarr" not in str(p) and p.is_file()] + [made.out / "difficulty.zarr"]
+    found = {path.relative_to(made.out).as_posix() for path in files}
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, name) for name in found), pattern
+    for name in found:
+        assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+    assert f"{PART_CHIPS} x {PART_CHIPS} addresses" in TABLES["run-files"]
+
+
+def test_the_plan(made: Made):
+    plan = made.json("plan.json")
+    assert_keys(plan, "plan")
+    for look in plan["looks"]:
+        assert_keys(look, "plan-look")
+    assert_keys({**plan["looks"][0], "cloud": None}, "plan-look")
+
+
+def test_items_are_a_catalogue_again(made: Made):
+    text = (made.out / "items.json").read_text("utf-8")
+    collection = json.loads(text)
+    assert collection["type"] == "FeatureCollection"
+    assert [feature["id"] for feature in collection["features"]] == made.json("plan.json")["items"]
+    assert all(feature["links"] == [] for feature in collection["features"])
+    again = make_plan(replace(made.plan.job, catalog=str(made.out / "items.json")))
+    assert [item.id for look in again.looks for item in look.items] == made.json("plan.json")["items"]
+
+
+def test_skipped_assets(made: Made):
+    (path,) = made.out.glob("embeddings/*.skipped.json")
+    rows = json.loads(path.read_text("utf-8"))
+    assert [(row["item"], row["asset"]) for row in rows] == [("S2B_31TFJ_20240601_1_L2A", "red")]
+    for row in rows:
+        assert_keys(row, "skipped")
+
+
+def test_the_manifest(made: Made):
+    manifest, plan = made.json("run.json"), made.json("plan.json")
+    assert_keys(manifest, "run", has={"map"})
+    assert {row["name"]: row["meaning"].strip("`") for row in table("run")}["format"] == manifest["format"]
+    assert manifest["version"] == 1
+    assert_keys(manifest["job"], "run-job")
+    assert_keys(manifest["counts"], "run-counts")
+    assert manifest["plan"] == {key: value for key, value in plan.items() if key != "encode_seconds"}
+    assert manifest["skipped"] == json.loads(next(made.out.glob("embeddings/*.skipped.json")).read_text("utf-8"))
+    files = {p.relative_to(made.out).as_posix() for p in (*made.out.glob("*.*"), *made.out.glob("embeddings/*.parquet"))}
+    assert set(manifest["sha256"]) == files - {"plan.json", "items.json", "run.json", "difficulty.zarr"}
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256((made.out / name).read_bytes()).hexdigest() == digest
+    assert set(manifest["probe"]) == {"space", "scores"}
+    assert set(manifest["statistics"]) == {f"difficulty:{row['description']}" for row in table("cog-bands")}
+    for row in manifest["statistics"].values():
+        assert set(row) == {"minimum", "maximum", "mean", "stddev", "valid_percent"}
+
+
+# --- embeddings
+
+
+def made_embeddings(*, full: bool) -> Embeddings:
+    lattice = Lattice(epsg=32631, gsd_m=10, size_px=32, stride_px=16)
+    count, rng = 6, np.random.default_rng(0)
+    space = dict.fromkeys(("model", "weights_sha256", "bands", "pooling", "target", "masking"), "x")
+    extra = {
+        "loss_n": rng.random(count), "loss_sd_n": rng.random(count), "loss_rel_n2": rng.random((count, 2)),
+        "features_nf": rng.random((count, 2)).astype(np.float32), "twins": {"twin0": np.ones((count, 5), np.float32)},
+    }  # fmt: skip
+    return Embeddings(
+        addresses=Addresses(lattice=lattice, rows=np.arange(count) - 31_250, cols=np.full(count, 3_125)),
+        vectors_nd=rng.normal(size=(count, 5)).astype(np.float32),
+        valid_n=np.arange(count) > 0,
+        valid_fraction_n=np.linspace(0.5, 1, count),
+        times_n=np.full(count, "NaT", "datetime64[s]"),
+        items_n=["a;b"] * count,
+        header=Header(space=space, sensor="s", bands=("red",), feature_names=("p", "q") if full else ()),
+        **(extra if full else {}),
+    )
+
+
+def arrow_types(path: Path) -> dict[str, str]:
+    """Return the type of every column, lengths of lists as their letter."""
+    kinds = {field.name: str(field.type).replace("element: ", "") for field in pq.read_schema(path)}
+    return {name: re.sub(r"\[\d+\]$", "[f]" if name == "features" else "[d]", kind) for name, kind in kinds.items()}
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_embeddings(tmp_path: Path, full: bool):
+    path = made_embeddings(full=full).write(tmp_path / "part.parquet")
+    rows = table("embeddings-columns")
+    wanted = {row["name"]: row["type"] for row in rows if full or row["when"] == "always"}
+    assert arrow_types(path) == wanted
+    assert list(arrow_types(path)) == [row["name"] for row in rows if row["name"] in wanted]
+    metadata = pq.read_metadata(path)
+    assert {metadata.row_group(0).column(i).compression for i in range(metadata.num_columns)} == {"ZSTD"}
+    text = pq.read_schema(path).metadata[b"geoelle"]
+    header = json.loads(text)
+    assert text == canonical(header)
+    assert_keys(header, "embeddings-header")
+    assert set(header["lattice"]) == {field.name for field in fields(Lattice)}
+
+
+def test_row_groups_are_as_large_as_documented(tmp_path: Path):
+    many = made_embeddings(full=False)[np.zeros(8_193, int)]
+    metadata = pq.read_metadata(many.write(tmp_path / "part.parquet"))
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [8_192, 1]
+
+
+def test_embeddings_of_a_run(made: Made):
+    (path,) = made.out.glob("embeddings/*.parquet")
+    assert arrow_types(path) == {row["name"]: row["type"] for row in table("embeddings-columns")}
+    found = Embeddings.read(path)
+    assert_keys(dict(found.header.space), "space")
+    assert found.header.space_id == hashlib.sha256(canonical(dict(found.header.space))).hexdigest()[:12]
+    rows = pq.read_table(path).to_pydict()
+    assert [valid for valid in rows["valid"]] == [share >= 0.9 for share in rows["valid_fraction"]]
+    assert {loss is None for loss, valid in zip(rows["loss"], rows["valid"], strict=True) if not valid} == {True}
+    halves = np.array([rows["loss_a"], rows["loss_b"]], float)
+    np.testing.assert_allclose(np.array(rows["loss"], float), halves.mean(axis=0), rtol=1e-6)
+    chip = Address.parse(rows["address"][0])
+    outline = shapely.from_wkb(rows["geometry"][0])
+    assert shapely.hausdorff_distance(outline, chip.footprint) < 1e-9
+    places = found.addresses
+    assert np.all(np.diff(places.rows) >= 0)
+    assert np.all((np.diff(places.cols) > 0) | (np.diff(places.rows) > 0))
+
+
+# --- probe and scores
+
+
+def plain_probe(made: Made, *, full: bool) -> Probe:
+    return made.probe if full else replace(made.probe, pixels=None, feature_names=())
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_probe_is_read_without_geoelle(made: Made, tmp_path: Path, full: bool):
+    probe = plain_probe(made, full=full)
+    content = probe.save(tmp_path / "probe.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    text = header.pop("__metadata__")
+    assert list(text) == ["geoelle"]
+    words = json.loads(text["geoelle"])
+    assert text["geoelle"].encode() == canonical(words)
+    assert_keys(words, "probe-words")
+    rows = [row for row in table("probe-tensors") if full or row["when"] == "always"]
+    shapes = {"(d,)": [len(probe.embedding.weights_d)], "(f,)": [len(probe.feature_names)], "(1,)": [1]}
+    wanted = {row["name"]: ("F64", shapes[row["type"].removeprefix("float64 ")]) for row in rows}
+    assert {name: (part["dtype"], part["shape"]) for name, part in header.items()} == wanted
+    digest = hashlib.sha256(canonical({key: value for key, value in words.items() if key != "digest"}))
+    for name in sorted(header):
+        first, last = header[name]["data_offsets"]
+        digest.update(f"\n{name} float64 ({header[name]['shape'][0]},)\n".encode() + data[first:last])
+    assert digest.hexdigest() == words["digest"]
+    constants = {row["name"]: row["meaning"].strip("`") for row in table("probe-words")}
+    assert (words["format"], str(words["version"])) == (constants["format"], constants["version"])
+    first, last = header["weights"]["data_offsets"]
+    vector = np.linspace(-1, 1, len(probe.embedding.weights_d), dtype=np.float32)
+    start = header["intercept"]["data_offsets"][0]
+    by_hand = np.frombuffer(data[first:last], "<f8") @ vector + struct.unpack_from("<d", data, start)[0]
+    np.testing.assert_allclose(probe.score(vector), np.exp(by_hand), rtol=1e-6)
+
+
+def test_a_probe_as_plain_json(made: Made, tmp_path: Path):
+    words = json.loads(made.probe.to_json(tmp_path / "probe.json").read_text("utf-8"))
+    assert_keys(words, "probe-json")
+    constants = {row["name"]: row["meaning"].strip("`") for row in table("probe-json")}
+    assert (words["format"], str(words["version"])) == (constants["format"], constants["version"])
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_score_table(made: Made, tmp_path: Path, full: bool):
+    probe = made.probe.save(tmp_path / "probe.safetensors")
+    source = next(made.out.glob("embeddings/*.parquet"))
+    if not full:
+        vectors = pq.read_table(source, columns=["vector"]).replace_schema_metadata(None)
+        pq.write_table(pa.table({"vector": vectors["vector"]}), source := tmp_path / "foreign.parquet")
+    score_file(source, probe, tmp_path / "scored.parquet")
+    rows = [row for row in table("score-columns") if full or row["when"] == "always"]
+    assert arrow_types(tmp_path / "scored.parquet") == {row["name"]: row["type"] for row in rows}
+    assert (b"geo" in (pq.read_schema(tmp_path / "scored.parquet").metadata or {})) == full
+
+
+# --- rasters
+
+
+def test_a_cog(made: Made):
+    with rasterio.open(made.out / "difficulty.tif") as file:
+        said = {**file.tags(), **file.tags(ns="IMAGE_STRUCTURE"), **{k: str(v) for k, v in file.profile.items()}}
+        for row in table("cog-profile"):
+            assert said[row["name"]] == row["value"], row["name"]
+        bands = [(str(i), *pair) for i, pair in enumerate(zip(file.descriptions, file.units, strict=True), 1)]
+        unit = made.probe.data["unit"]
+        assert bands == [(row["name"], row["description"], row["unit"].replace("U", unit)) for row in table("cog-bands")]
+        assert set(file.tags()) == {row["name"] for row in table("cog-tags")} | {"AREA_OR_POINT"}
+        for i in range(1, file.count + 1):
+            assert set(file.tags(i)) == {row["name"] for row in table("cog-statistics")}
+        assert file.tags()["GEOELLE_SPACE"] == " | ".join(f"{k}={v}" for k, v in sorted(made.probe.space.items()))
+        difficulty, complexity, excess, days = file.read()
+    finite = np.isfinite(difficulty)
+    assert finite.any() and not finite.all()
+    np.testing.assert_allclose(excess[finite], np.log(difficulty / complexity)[finite], rtol=1e-4, atol=1e-5)
+    assert np.datetime64("1970-01-01") + int(np.nanmax(days)) == np.datetime64("2024-06-01")
+
+
+def large(values: float | None = None) -> tuple:
+    """Return a raster of two blocks and a bit, of one band, and its texts."""
+    rows, cols = np.divmod(np.arange(600 * 530), 530)
+    lattice = Lattice(epsg=32631, gsd_m=10, size_px=32, stride_px=16)
+    layer = np.full(len(rows), values) if values is not None else np.arange(len(rows), dtype=float)
+    raster = paint(Addresses(lattice=lattice, rows=rows - 31_250, cols=cols + 3_125), {"difficulty": layer})
+    return raster, {"descriptions": ("difficulty",), "units": ("ln",), "tags": {"GEOELLE_READING": "high"}}
+
+
+def test_a_cog_without_finite_cells(tmp_path: Path):
+    raster, texts = large(np.nan)
+    with rasterio.open(write_cog(raster, tmp_path / "empty.tif", **texts)) as file:
+        assert set(file.tags(1)) == {row["name"] for row in table("cog-statistics") if row["when"] == "always"}
+        assert file.overviews(1) == [2]
+
+
+def test_a_qgis_style(made: Made):
+    root = ElementTree.parse(made.out / "difficulty.qml").getroot()
+    with rasterio.open(made.out / "difficulty.tif") as file:
+        low, high = np.nanpercentile(file.read(1).astype(float), [2, 98])
+    said = {"the 2nd percentile of the finite cells": low, "the 98th percentile": high}
+    said |= {"as classificationMin": low, "as classificationMax": high}
+    for row in table("qml"):
+        node = root if row["name"] == root.tag else root.find(row["name"].removeprefix(f"{root.tag}/"))
+        assert node is not None, row["name"]
+        found = node.get(row["attribute"]) if row["attribute"] else node.text
+        value = row["value"].replace("`", "")
+        if value in said:
+            assert float(found) == pytest.approx(said[value], rel=1e-6)
+        else:
+            assert found == value, row
+    items = root.findall("pipe/rasterrenderer/rastershader/colorrampshader/item")
+    assert [float(items[0].get("value")), float(items[-1].get("value"))] == pytest.approx([low, high])
+
+
+def test_a_zarr(made: Made):
+    store = made.out / "difficulty.zarr"
+    root = json.loads((store / "zarr.json").read_text("utf-8"))
+    assert root["zarr_format"] == 3 and root["consolidated_metadata"]
+    tags = {row["name"] for row in table("cog-tags")}
+    assert tags <= set(root["attributes"])
+    assert_keys({k: v for k, v in root["attributes"].items() if k not in tags}, "zarr-root")
+    for convention in root["attributes"]["zarr_conventions"]:
+        assert set(convention) == {"name", "uuid", "schema_url", "spec_url"}
+    level = json.loads((store / "0" / "zarr.json").read_text("utf-8"))
+    assert level["consolidated_metadata"]
+    rows = table("zarr-arrays")
+    arrays = dict(zarr.open_group(store / "0", mode="r").arrays())
+    found = {name: (str(array.dtype), array.metadata.dimension_names) for name, array in arrays.items()}
+    assert found == {row["name"]: (row["type"], tuple(row["dimensions"].split()) or None) for row in rows}
+    for row in table("cog-bands"):
+        array = json.loads((store / "0" / row["description"] / "zarr.json").read_text("utf-8"))
+        assert_keys(array["attributes"], "zarr-band")
+        assert [codec["name"] for codec in array["codecs"]] == ["bytes", "zstd"]
+        assert max(array["chunk_grid"]["configuration"]["chunk_shape"]) <= 512
+
+
+def test_the_levels_of_a_zarr(tmp_path: Path):
+    raster, texts = large()
+    store = write_zarr(raster, tmp_path / "large.zarr", **texts)
+    root = json.loads((store / "zarr.json").read_text("utf-8"))["attributes"]
+    assert set(root["multiscales"]) == {"layout", "resampling_method"}
+    assert root["multiscales"]["resampling_method"] == "average"
+    first, second = root["multiscales"]["layout"]
+    assert_keys(first, "zarr-level")
+    assert_keys(second, "zarr-level", has={"all but the first"})
+    assert second["spatial:shape"] == [300, 265]
+    for level in ("0", "1"):
+        assert zarr.open_group(store / level, mode="r")["difficulty"].chunks[0] == min(512, 600 >> int(level))
+
+
+# --- STAC item
+
+
+def test_a_stac_item(made: Made):
+    item = made.json("item.json")
+    assert item["stac_version"] == "1.1.0"
+    named = {re.search(r"/(\w+)/v(\d\.\d)", url).groups() for url in item["stac_extensions"]}
+    assert named == {("projection", "2.0"), ("raster", "2.0"), ("file", "2.1")}
+    assert_keys(item["properties"], "item-properties", has={"map"})
+    names = {"NAME": "difficulty", "REPORT": "report"}
+    rows = {row["name"]: row for row in table("item-assets")}
+    assert set(item["assets"]) == set(rows)
+    for key, asset in item["assets"].items():
+        stem, suffix = rows[key]["file"].split(".")
+        assert asset["href"] == f"./{names[stem]}.{suffix}"
+        assert (asset["type"], asset["roles"]) == (rows[key]["type"], rows[key]["roles"].split())
+        whole, raster = key != "zarr", key in ("difficulty", "zarr")
+        assert_keys(asset, "item-asset-fields", has={*(["a file"] * whole), *(["a raster"] * raster)})
+    for band in item["assets"]["difficulty"]["bands"]:
+        assert {"name", "description", "statistics"} <= set(band) <= {"name", "description", "unit", "statistics"}
+
+
+def test_a_period_is_stated_by_its_ends(made: Made):
+    facts = ItemFacts(
+        id="x", start=datetime(2024, 1, 1, tzinfo=UTC), end=datetime(2024, 2, 1, tzinfo=UTC), descriptions=("d",), units=("",)
+    )
+    path = write_item(made.out.parent / "period.json", facts, large()[0], files=[], sources=[])
+    properties = json.loads(path.read_text("utf-8"))["properties"]
+    assert_keys(properties, "item-properties", has={"a period"})
+    assert properties["datetime"] is None
+
+
+# --- sensors and endpoints
+
+
+@pytest.mark.parametrize("path", sorted((catalogs_path() / "sensors").glob("*.json")), ids=lambda p: p.stem)
+def test_sensors(path: Path, tmp_path: Path):
+    sensor = json.loads(path.read_text("utf-8"))
+    assert_keys(sensor, "sensor")
+    assert sensor["name"] == path.stem
+    if sensor["mask"]:
+        assert_keys(sensor["mask"], "sensor-mask")
+    for band in sensor["bands"]:
+        assert_keys(band, "sensor-band")
+    assert_all_needed(sensor, tmp_path, load_sensor)
+
+
+@pytest.mark.parametrize("path", sorted((catalogs_path() / "endpoints").glob("*.json")), ids=lambda p: p.stem)
+def test_endpoints(path: Path, tmp_path: Path):
+    endpoint = json.loads(path.read_text("utf-8"))
+    assert_keys(endpoint, "endpoint")
+    assert endpoint["name"] == path.stem
+    for offered in endpoint["sensors"].values():
+        assert_keys(offered, "endpoint-sensor", has={"the sensor's differs"} if "auth" in offered else ())
+    assert_all_needed(endpoint, tmp_path, load_endpoint)
+
+
+def assert_all_needed(document: dict, directory: Path, load) -> None:
+    """Leave out one key after the other: each `always` is needed to load the file."""
+    for key in document:
+        path = directory / "lacking.json"
+        path.write_text(json.dumps({k: v for k, v in document.items() if k != key}))
+        with pytest.raises(CatalogError, match=key):
+            load(path)
+
+
+def test_every_table_of_the_page_is_tested():
+    tested = set(re.findall(r'(?:table|assert_keys)\(.*?"([a-z-]+)"', Path(__file__).read_text("utf-8")))
+    assert set(TABLES) <= tested
+    assert len(TABLES) == FORMATS.count("<!-- table:")
