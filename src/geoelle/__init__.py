@@ -36,7 +36,7 @@ _EXPORTS = {
     "paint": "raster",
     "read_window": "read",
     "run_embed": "run",
-    "run_map": "run",
+    "run_map": "products",
     "search": "catalog",
     "write_cog": "raster",
 }

@@ -169,16 +169,22 @@ def map_(probe: Path | None, **options: Any) -> None:
 @click.option("--scale", type=click.Choice(["log", "raw"]), default="log", show_default=True, help="Fit the loss or its logarithm.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("probe.safetensors"), show_default=True)
 @click.option("--overwrite", is_flag=True)
+@click.option("--dry-run", is_flag=True, help="Print chips, blocks and folds; fit nothing.")
 @json_option
-def fit(runs: tuple[Path, ...], block: str, folds: int, scale: str, out: Path, overwrite: bool, as_json: bool) -> None:
+def fit(
+    runs: tuple[Path, ...], block: str, folds: int, scale: str, out: Path, overwrite: bool, dry_run: bool, as_json: bool
+) -> None:
     """Fit a probe on runs that hold a loss; print its score on held-out ground beside every null.
 
     \b
     Example:
       geoelle fit run/ --block 4km --folds 5 -o probe.safetensors
     """
-    from geoelle.fitting import block_metres, fit_runs
+    from geoelle.fitting import block_metres, fit_runs, plan_fit
 
+    if dry_run:
+        _show(plan_fit(runs, block_m=block_metres(block), folds=folds), as_json)
+        return
     fitted = fit_runs(runs, block_m=block_metres(block), folds=folds, scale=scale, out=out, overwrite=overwrite)
     if as_json:
         console.print_json(fitted.to_dict())
@@ -193,16 +199,22 @@ def fit(runs: tuple[Path, ...], block: str, folds: int, scale: str, out: Path, o
 @click.option("--column", help="Column or array that holds the vectors. Default: the only one.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="GeoParquet to write.")
 @click.option("--overwrite", is_flag=True)
+@click.option("--dry-run", is_flag=True, help="Check vectors and probe against each other; write nothing.")
 @json_option
-def score(embeddings: Path, probe: Path, column: str | None, out: Path, overwrite: bool, as_json: bool) -> None:
+def score(
+    embeddings: Path, probe: Path, column: str | None, out: Path, overwrite: bool, dry_run: bool, as_json: bool
+) -> None:
     """Score vectors that exist already (GeoParquet, Parquet, Zarr or a run); no imagery needed.
 
     \b
     Example:
       geoelle score run/ --probe probe.safetensors -o scored.parquet
     """
-    from geoelle.fitting import score_file
+    from geoelle.fitting import plan_score, score_file
 
+    if dry_run:
+        _show(plan_score(embeddings, probe, column=column), as_json)
+        return
     summary = score_file(embeddings, probe, out, column=column, overwrite=overwrite)
     if as_json:
         console.print_json(summary)
@@ -223,11 +235,15 @@ def info(path: Path, as_json: bool) -> None:
     """
     from geoelle.describe import describe
 
-    facts = describe(path)
+    _show(describe(path), as_json)
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    """Print facts as JSON, or as a table of two columns with lists as text."""
     if as_json:
         console.print_json(facts)
         return
-    console.print_table(["what", "value"], [[key, value] for key, value in facts.items()])
+    console.print_table(["what", "value"], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in facts.items()])
 
 
 def _go_on(plan: Any, options: dict[str, Any]) -> bool:
@@ -236,10 +252,7 @@ def _go_on(plan: Any, options: dict[str, Any]) -> bool:
 
     facts = plan.to_dict()
     if options["dry_run"]:
-        if options["as_json"]:
-            console.print_json(facts)
-        else:
-            console.print_table(["plan", ""], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in facts.items()])
+        _show(facts, options["as_json"])
         return False
     console.talk(
         f"{len(facts['looks'])} date(s) of {facts['sensor']}, {facts['cells']} cells of {facts['cell_m']:g} m, about "

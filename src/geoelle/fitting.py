@@ -29,7 +29,7 @@ from geoelle.sample import Sample
 from geoelle.scores import Scores, Table, score_rows
 from geoelle.vectors import vectors_from
 
-__all__ = ["Fitted", "block_metres", "fit_runs", "score_bars_of", "score_file"]
+__all__ = ["Fitted", "block_metres", "fit_runs", "plan_fit", "plan_score", "score_bars_of", "score_file"]
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(km|m)")
 MIN_CHIPS_OF_A_PLACE = 10
@@ -72,11 +72,7 @@ def fit_runs(
     Raises: HoldoutError (too few blocks), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
     """
     check_free(out, overwrite=overwrite)
-    tables = [table for run in runs for table in Embeddings.read_each(run)]
-    sample = Sample.of(tables, sources=[t.header.sensor for t in tables for _ in range(len(t))])
-    sample = sample.at(sample.usable_n)
-    lattice = tables[0].addresses.lattice
-    cv = SpatialKFold(folds, block_m=block_m, buffer_m=lattice.size_px * lattice.gsd_m * 2**0.5)
+    tables, sample, cv = _prepared(runs, block_m, folds)
     scores = evaluate(sample, cv=cv, scale=scale)
     card = model_card(str(tables[0].header.space["model"]))
     probe = fit_probe(
@@ -92,6 +88,28 @@ def fit_runs(
     files = [probe.save(out, overwrite=True), probe.to_json(out.with_suffix(".json"), overwrite=True),
              write_bytes(out.with_suffix(".html"), page.encode(), overwrite=True)]
     return Fitted(probe=probe, scores=scores, files=tuple(files))
+
+
+def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int) -> dict[str, Any]:
+    """Return what `fit_runs` would fit on: chips, blocks of ground and the size of each fold.
+
+    Raises: as `fit_runs`.
+    """
+    tables, sample, cv = _prepared(runs, block_m, folds)
+    sizes = [{"train": len(train), "test": len(test)} for train, test in cv.split(sample.vectors_nd, None, sample.lonlat_n2)]
+    return {
+        "model": tables[0].header.space["model"], "chips": sum(map(len, tables)), "usable": len(sample.loss_n),
+        "twins": len(sample.twins), "block_m": block_m, "blocks": len(np.unique(cv.labels(sample.lonlat_n2))), "folds": sizes,
+    }  # fmt: skip
+
+
+def _prepared(runs: Sequence[Path], block_m: float, folds: int) -> tuple[list[Embeddings], Sample, SpatialKFold]:
+    """Read the runs, keep usable chips, and make the splitter, whose buffer is a chip's diagonal."""
+    tables = [table for run in runs for table in Embeddings.read_each(run)]
+    sample = Sample.of(tables, sources=[t.header.sensor for t in tables for _ in range(len(t))])
+    lattice = tables[0].addresses.lattice
+    cv = SpatialKFold(folds, block_m=block_m, buffer_m=lattice.size_px * lattice.gsd_m * 2**0.5)
+    return tables, sample.at(sample.usable_n), cv
 
 
 def score_bars_of(table: Table) -> tuple[Score, ...]:
@@ -157,6 +175,21 @@ def score_file(path: Path, probe_path: Path, out: Path, *, column: str | None = 
     low, high = np.nanpercentile(values, (5, 95)) if np.isfinite(values).any() else (np.nan, np.nan)
     return {"out": str(out), "rows": len(values), "valid": int(np.isfinite(values).sum()), "space_checked": known,
             "p5": float(low), "p95": float(high)}
+
+
+def plan_score(path: Path, probe_path: Path, *, column: str | None = None) -> dict[str, Any]:
+    """Return what `score_file` would score, from the first batch: length of the vectors, space, places.
+
+    Raises: as `score_file`.
+    """
+    probe = Probe.load(probe_path)
+    known = _check_space(path, probe)
+    first = next(iter(vectors_from(path, column)), None)
+    if first is None:
+        raise FormatError(f"{path} holds no vectors; embed something first")
+    probe.score(first.vectors_nd[:1])
+    return {"vectors": str(path), "dim": first.vectors_nd.shape[1], "space_checked": known,
+            "has_places": first.lonlat_n2 is not None, "probe_model": probe.space["model"], "scale": probe.scale}
 
 
 def _check_space(path: Path, probe: Probe) -> bool:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import shapely
 
-from geoelle.area import Area
-
 if TYPE_CHECKING:
     import pyarrow
 
@@ -38,13 +36,15 @@ def feature(row: Mapping) -> dict:
     return {"type": "Feature", "stac_version": "1.0.0", "links": [], **top, "properties": properties}
 
 
-def near(batch: pyarrow.RecordBatch, area: Area) -> pyarrow.Array:
-    """Say which rows may overlap the area and its dates, by the columns alone."""
+def near(
+    batch: pyarrow.RecordBatch, bbox: tuple[float, float, float, float], start: datetime, end: datetime
+) -> pyarrow.Array:
+    """Say which rows may overlap a bbox (west, south, east, north) and dates, by the columns alone."""
     import pyarrow
     import pyarrow.compute
 
     keep = pyarrow.array([True] * len(batch))
-    names, (west, south, east, north) = batch.schema.names, area.bbox
+    names, (west, south, east, north) = batch.schema.names, bbox
     if "bbox" in names and pyarrow.types.is_struct(batch.schema.field("bbox").type):
         for edge, test, limit in (
             ("xmin", pyarrow.compute.less_equal, east),
@@ -60,8 +60,8 @@ def near(batch: pyarrow.RecordBatch, area: Area) -> pyarrow.Array:
     if "datetime" in names and pyarrow.types.is_timestamp(batch.schema.field("datetime").type):
         moment = batch["datetime"].cast(pyarrow.timestamp("us", "UTC"))
         for test, limit in (
-            (pyarrow.compute.greater_equal, area.start),
-            (pyarrow.compute.less_equal, area.end),
+            (pyarrow.compute.greater_equal, start),
+            (pyarrow.compute.less_equal, end),
         ):
             inside = test(moment, pyarrow.scalar(limit, pyarrow.timestamp("us", "UTC")))
             keep = pyarrow.compute.and_(keep, pyarrow.compute.fill_null(inside, True))

@@ -20,6 +20,7 @@ from geoelle.area import Addresses, Area, Lattice, lattices_for
 from geoelle.catalog import CLOUD_MAX, LOOKS, Found, search
 from geoelle.chips import Chips
 from geoelle.errors import AreaError, CatalogError
+from geoelle.harmonise import has_asset
 from geoelle.models import Model, load_model
 from geoelle.read import Look, estimate_bytes, plan_looks
 
@@ -159,7 +160,7 @@ def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:
             f"{card.name} was trained at {card.gsd_m[0]:g} to {card.gsd_m[1]:g} m and sensor {sensor.name} has "
             f"{sensor.gsd_m:g} m; choose another --sensor or --model"
         )
-    bands = tuple(b for b in card.bands if b in sensor.band_names and _in_items(found, b))
+    bands = tuple(b for b in card.bands if b in sensor.band_names and any(has_asset(i, sensor, b) for i in found.items))
     if len(bands) < (card.min_bands if card.band_subset else len(card.bands)):
         raise CatalogError(
             f"sensor {sensor.name} offers {', '.join(bands) or 'none'} of the bands that {card.name} takes "
@@ -176,11 +177,6 @@ def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:
         )
     looks = plan_looks(found.items, job.area.geometry, looks=job.looks)
     return Plan(job=job, found=found, looks=looks, bands=bands, zones=tuple(zones), model=model)
-
-
-def _in_items(found: Found, band: str) -> bool:
-    keys = found.sensor.asset_keys(band)
-    return any(key in item.assets for item in found.items for key in keys)
 
 
 def _look(look: Look) -> dict[str, Any]:

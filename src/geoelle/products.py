@@ -229,7 +229,6 @@ def _when(plan: Plan) -> str:
     if len(plan.looks) > 1:
         days = sorted(str(look.date)[:10] for look in plan.looks)
         return f"{days[0]} to {days[-1]}, the clearest look of {len(days)} in each chip"
-    look = plan.looks[0]
     start, end = (str(t)[:10] for t in _span(plan))
     return start if start == end else f"between {start} and {end}, date not recorded"
 

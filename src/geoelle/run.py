@@ -73,7 +73,7 @@ def finish(outcome: Outcome, plan: Plan, outputs: list[Path], extra: dict[str, A
     manifest = {
         "format": "geoelle-run", "version": 1,
         "job": plan.job.to_dict(), "plan": {k: v for k, v in plan.to_dict().items() if k != "encode_seconds"},
-        "versions": {name: version(name) for name in ("geoelle", "torch", "rasterio", "odc-stac", "numpy")},
+        "versions": {name: version(name) for name in ("geoelle", "torch", "rasterio", "numpy")},
         "counts": outcome.counts, "skipped": list(outcome.skipped), **extra,
         "sha256": {str(f.relative_to(outcome.out)): sha256(f) for f in files if f.is_file()},
     }

@@ -192,7 +192,7 @@ class _Table:
         wanted, found = frozenset(collections), []
         with _saying(f"items of {self.where} cannot be read"):
             for batch in self._file.iter_batches(_ROWS):
-                rows = batch.filter(near(batch, area)).to_pylist()
+                rows = batch.filter(near(batch, area.bbox, area.start, area.end)).to_pylist()
                 items = (_item(feature(row), self._place) for row in rows)
                 held = (item for item in items if item.collection_id is None or item.collection_id in wanted)
                 found.extend(_plain(item) for item in held if _overlaps(item, area))

@@ -1,0 +1,122 @@
+"""Write the pages that follow from the code: docs/cli.md from the live commands, docs/models.md from the cards.
+
+    python scripts/make_docs.py            writes them
+    python scripts/make_docs.py --check    writes nothing; exit status 1 names the pages that are stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from geoelle.cli import cli
+from geoelle.models import MODELS, Card, model_card
+
+DOCS = Path(__file__).parents[1] / "docs"
+WIDTH = 100
+NOTICE = "<!-- Written by scripts/make_docs.py; edit the code instead. -->"
+
+
+def cli_page() -> str:
+    """Return the help of every command, in the order they are defined."""
+    group = click.Context(cli, info_name="geoelle", terminal_width=WIDTH, max_content_width=WIDTH)
+    sections = [f"## geoelle\n\n{_block(cli.get_help(group))}"]
+    for name, command in cli.commands.items():
+        context = click.Context(command, info_name=name, parent=group, terminal_width=WIDTH)
+        sections.append(f"## geoelle {name}\n\n{_block(command.get_help(context))}")
+    contents = " · ".join(f"[{name}](#geoelle-{name})" for name in cli.commands)
+    head = (
+        "stdout is the result: a path, a table, or JSON with `--json`. stderr is progress and talk. Exit status: 0 done, "
+        "1 a failure with one line of explanation, 2 wrong usage, 130 interrupted; the same command then goes on where it "
+        "stopped."
+    )
+    return _page("Command line", head, f"Commands: {contents}", *sections)
+
+
+def models_page(cards: Sequence[Card]) -> str:
+    """Return a table of the models and a section about each."""
+    head = (
+        "A model has a true [loss](glossary.md#loss) where geoelle computes the objective it was pretrained on; every other "
+        "target is a [proxy](glossary.md#proxy) and named so. Numbers of two models never compare: they are of two "
+        "[spaces](glossary.md#space). `geoelle models` prints the same table."
+    )
+    table = ["| model | target | chip | ground sampling | bands | dim | weights |", "|---|---|---|---|---|---|---|"]
+    table += [
+        f"| [{card.name}](#{card.name}) | {_target(card)} | {card.chip_px} px | {_gsd(card)} | {len(card.bands)} | "
+        f"{card.dim} | {_weights(card)} |"
+        for card in cards
+    ]
+    return _page("Models", head, "\n".join(table), *("\n".join(_section(card)) for card in cards))
+
+
+def _section(card: Card) -> Iterator[str]:
+    needs = ", ".join(card.needs) or "nothing"
+    frames = "1 frame" if card.frames == (1, 1) else f"{card.frames[0]} to {card.frames[1]} frames"
+    subset = f"; any subset of at least {card.min_bands}" if card.band_subset else "; all of them"
+    side_m = card.chip_px * card.gsd_m[0]
+    yield f"## {card.name}\n\n{card.title}.\n\n| | |\n|---|---|"
+    yield f"| takes | chips of {card.chip_px} x {card.chip_px} px ({side_m:g} m), {frames}, {_gsd(card)} a pixel |"
+    yield f"| bands | {', '.join(card.bands)}{subset} |"
+    yield f"| needs besides pixels | {needs} |"
+    yield f"| gives | {card.grid} x {card.grid} tokens of {card.dim} numbers, one a patch of {card.patch_px} px |"
+    yield f"| target | {_target(card)}: {card.objective or 'see the reading'} |"
+    yield f"| unit | {card.unit or 'none'} |"
+    yield f"| hidden | {card.mask_ratio:.0%} of the patches, over {', '.join(card.mask_axes)} |"
+    yield f"| map stride | {card.stride_px} px: cells of {card.stride_px * card.gsd_m[0]:g} m |"
+    yield f"| reading | {card.reading} |"
+    yield f"| deviations | {'; '.join(card.deviations) or 'none'} |"
+    yield f"| licence | code {card.code_licence}, weights {card.weights_licence} |"
+    yield f"| weights | {_weights(card)} |"
+    yield f"| source | {card.source} |"
+    yield f"| citation | {card.citation} |"
+
+
+def _target(card: Card) -> str:
+    return "true loss" if card.target == "loss" else f"proxy, {card.target}"
+
+
+def _gsd(card: Card) -> str:
+    low, high = card.gsd_m
+    return f"{low:g} m" if low == high else f"{low:g} to {high:g} m"
+
+
+def _weights(card: Card) -> str:
+    return "in the wheel" if card.embedded else f"{card.download_bytes / 1e6:,.0f} MB to download"
+
+
+def _block(text: str) -> str:
+    return "```text\n" + "\n".join(line.rstrip() for line in text.splitlines()) + "\n```"
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([f"# {title}", NOTICE, *parts]) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of every generated page; models of other packages are theirs to document."""
+    cards = [model_card(name) for name in MODELS]
+    return {DOCS / "cli.md": cli_page(), DOCS / "models.md": models_page(cards)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages, or with `--check` name those that differ; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a page is stale")
+    check = parser.parse_args(arguments).check
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text("utf-8") != text]
+    for path in stale:
+        name = path.relative_to(DOCS.parent).as_posix()
+        if check:
+            print(f"{name} is stale; run: python scripts/make_docs.py", file=sys.stderr)
+        else:
+            path.write_text(pages()[path], "utf-8")
+            print(name)
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""A module imports only from strictly lower layers; the table here is the one in docs/architecture.md."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "geoelle"
+LAYERS = (
+    "errors",
+    "access bootstrap complexity files holdout lattice models.masks resample scene vectors",
+    "area assets looks raster ridge scores style",
+    "baselines chips embeddings figures geoparquet item probe",
+    "harmonise models.base quicklook sample stac",
+    "catalog embed models.nano read report trial",
+    "models nulls",
+    "fitting plan",
+    "options run",
+    "console describe products",
+    "__init__ accessor cli",
+)
+LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the modules a file imports anywhere in it, those it names in a text for importlib included."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively, line {node.lineno}"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant):
+            names = [str(node.value)]
+        yield from (found for name in names if (found := name.removeprefix("geoelle.")) != name and found in LAYER)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_of)
+def test_a_module_imports_only_from_lower_layers(path: Path):
+    module = module_of(path)
+    assert module in LAYER, f"{module} has no layer; add it here and to docs/architecture.md"
+    assert [name for name in imported(path) if name != module and LAYER[name] >= LAYER[module]] == []
+
+
+def test_the_architecture_page_has_the_same_table():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    assert {name: int(layer) for layer, name in re.findall(r"^\| (\d+) \| `([\w.]+)` \| ", page, re.M)} == LAYER
+    assert set(LAYER) == {module_of(path) for path in PACKAGE.rglob("*.py")}
