@@ -23,10 +23,10 @@ NOTICE = "<!-- Written by scripts/make_docs.py; edit the code instead. -->"
 
 def cli_page() -> str:
     """Return the help of every command, in the order they are defined."""
-    group = click.Context(cli, info_name="geoelle", terminal_width=WIDTH, max_content_width=WIDTH)
+    group = click.Context(cli, info_name="geoelle", **cli.context_settings | {"terminal_width": WIDTH})
     sections = [f"## geoelle\n\n{_block(cli.get_help(group))}"]
     for name, command in cli.commands.items():
-        context = click.Context(command, info_name=name, parent=group, terminal_width=WIDTH)
+        context = click.Context(command, info_name=name, parent=group)
         sections.append(f"## geoelle {name}\n\n{_block(command.get_help(context))}")
     contents = " · ".join(f"[{name}](#geoelle-{name})" for name in cli.commands)
     head = (
@@ -58,7 +58,7 @@ def _section(card: Card) -> Iterator[str]:
     frames = "1 frame" if card.frames == (1, 1) else f"{card.frames[0]} to {card.frames[1]} frames"
     subset = f"; any subset of at least {card.min_bands}" if card.band_subset else "; all of them"
     side_m = card.chip_px * card.gsd_m[0]
-    yield f"## {card.name}\n\n{card.title}.\n\n| | |\n|---|---|"
+    yield f"## {card.name}\n\n{card.title}.\n\n| what | |\n|---|---|"
     yield f"| takes | chips of {card.chip_px} x {card.chip_px} px ({side_m:g} m), {frames}, {_gsd(card)} a pixel |"
     yield f"| bands | {', '.join(card.bands)}{subset} |"
     yield f"| needs besides pixels | {needs} |"
@@ -107,13 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a page is stale")
     check = parser.parse_args(arguments).check
-    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text("utf-8") != text]
+    made = pages()
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text("utf-8") != text]
     for path in stale:
         name = path.relative_to(DOCS.parent).as_posix()
         if check:
             print(f"{name} is stale; run: python scripts/make_docs.py", file=sys.stderr)
         else:
-            path.write_text(pages()[path], "utf-8")
+            path.write_text(made[path], "utf-8")
             print(name)
     return 1 if check and stale else 0
 
