@@ -30,9 +30,9 @@ def cli_page() -> str:
         sections.append(f"## geoelle {name}\n\n{_block(command.get_help(context))}")
     contents = " · ".join(f"[{name}](#geoelle-{name})" for name in cli.commands)
     head = (
-        "stdout is the result: a path, a table, or JSON with `--json`. stderr is progress and talk. Exit status: 0 done, "
-        "1 a failure with one line of explanation, 2 wrong usage, 130 interrupted; the same command then goes on where it "
-        "stopped."
+        "stdout is the result: a path, a table, or JSON with `--json`. stderr is progress and talk.\n"
+        "Exit status: 0 done, 1 a failure with one line of explanation, 2 wrong usage, 130 interrupted; the same\n"
+        "command then goes on where it stopped."
     )
     return _page("Command line", head, f"Commands: {contents}", *sections)
 
@@ -40,9 +40,9 @@ def cli_page() -> str:
 def models_page(cards: Sequence[Card]) -> str:
     """Return a table of the models and a section about each."""
     head = (
-        "A model has a true [loss](glossary.md#loss) where geoelle computes the objective it was pretrained on; every other "
-        "target is a [proxy](glossary.md#proxy) and named so. Numbers of two models never compare: they are of two "
-        "[spaces](glossary.md#space). `geoelle models` prints the same table."
+        "A model has a true [loss](glossary.md#loss) where geoelle computes the objective it was pretrained on; every\n"
+        "other target is a [proxy](glossary.md#proxy) and named so. Numbers of two models never compare: they are of\n"
+        "two [spaces](glossary.md#space). `geoelle models` prints the same table."
     )
     table = ["| model | target | chip | ground sampling | bands | dim | weights |", "|---|---|---|---|---|---|---|"]
     table += [

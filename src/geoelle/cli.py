@@ -6,6 +6,8 @@ line of explanation, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -165,7 +167,7 @@ def map_(probe: Path | None, **options: Any) -> None:
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--block", default="10km", show_default=True, help="Side of the blocks of ground that folds are made of.")
-@click.option("--folds", default=5, show_default=True)
+@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
 @click.option("--scale", type=click.Choice(["log", "raw"]), default="log", show_default=True, help="Fit the loss or its logarithm.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("probe.safetensors"), show_default=True)
 @click.option("--overwrite", is_flag=True)
@@ -219,7 +221,8 @@ def score(
     if as_json:
         console.print_json(summary)
         return
-    console.talk("{rows} rows, difficulty {p5:.4g} to {p95:.4g} (5th to 95th percentile)".format(**summary))
+    spread = "difficulty {p5:.4g} to {p95:.4g} (5th to 95th percentile)" if summary["valid"] else "none valid"
+    console.talk(("{rows} rows, " + spread).format(**summary))
     click.echo(out)
 
 
@@ -292,7 +295,10 @@ def main() -> None:
         code = 1
     except (KeyboardInterrupt, click.Abort):
         console.talk("interrupted; the same command goes on where it stopped")
-        code = 130
+        sys.stdout.flush()
+        # A plain exit waits for reads under way, minutes where a server is slow.
+        atexit._run_exitfuncs()
+        os._exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import rasterio
 import zarr
+from rasterio.windows import Window
 
 from geoelle.embeddings import Embeddings
 from geoelle.errors import FormatError
@@ -15,6 +16,9 @@ from geoelle.probe import Probe
 from geoelle.run import load_manifest
 
 __all__ = ["describe"]
+
+_ROWS = 512
+"""Rows of a raster decoded at a time: one row of blocks of ours."""
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -43,11 +47,12 @@ def _run(path: Path) -> dict[str, Any]:
     if wrong:
         raise FormatError(f"run {path} is damaged: {', '.join(wrong)} differ from run.json; run the command again with --overwrite")
     plan = manifest["plan"]
+    files = {name.split(".zarr/")[0] + ".zarr" if ".zarr/" in name else name for name in manifest["sha256"]}
     return {
         "kind": "run", "verified": f"{len(manifest['sha256'])} files match run.json", "model": plan["model"], "sensor": plan["sensor"],
         "bbox": manifest["job"]["bbox"], "dates": manifest["job"]["dates"], "items": plan["items"], "cells": plan["cells"],
         "cell_m": plan["cell_m"], "epsg": plan["epsg"], "bands": plan["bands"], **manifest["counts"],
-        "files": sorted(manifest["sha256"]), "fingerprint": plan["fingerprint"],
+        "files": sorted(files), "fingerprint": plan["fingerprint"],
     }
 
 
@@ -67,7 +72,8 @@ def _probe(path: Path) -> dict[str, Any]:
 def _embeddings(path: Path) -> dict[str, Any]:
     table = Embeddings.read(path)
     return {
-        "kind": "embeddings", "rows": len(table), "valid": int(table.valid_n.sum()), "dim": table.vectors_nd.shape[1],
+        "kind": "embeddings", "verified": "checksums of all pages match", "rows": len(table),
+        "valid": int(table.valid_n.sum()), "dim": table.vectors_nd.shape[1],
         "loss": "no" if table.loss_n is None else "yes", "twins": len(table.twins), "sensor": table.header.sensor,
         "bands": list(table.header.bands), "space_id": table.header.space_id, **{f"space {k}": v for k, v in table.header.space.items()},
     }
@@ -76,25 +82,38 @@ def _embeddings(path: Path) -> dict[str, Any]:
 def _cog(path: Path) -> dict[str, Any]:
     try:
         with rasterio.open(path) as file:
+            for row in range(0, file.height, _ROWS):
+                file.read(window=Window(0, row, file.width, min(_ROWS, file.height - row)))
             facts = {
-                "kind": "raster", "crs": str(file.crs), "shape": list(file.shape), "cell_m": file.res[0], "nodata": file.nodata,
+                "kind": "raster", "verified": "every block decodes", "crs": str(file.crs), "shape": list(file.shape),
+                "cell_m": file.res[0], "nodata": file.nodata,
                 "layout": file.tags(ns="IMAGE_STRUCTURE").get("LAYOUT", "not a COG"), "overviews": file.overviews(1),
             }
             for i, name in enumerate(file.descriptions, start=1):
-                tags = file.tags(i)
-                facts[f"band {i}"] = f"{name} [{file.units[i - 1]}] " + ", ".join(
-                    f"{k.removeprefix('STATISTICS_').lower()} {float(v):.4g}" for k, v in tags.items() if k.startswith("STATISTICS_")
-                )
+                facts[f"band {i}"] = f"{name} [{file.units[i - 1]}] {_statistics(file.tags(i))}"
             return {**facts, **{k.lower(): v for k, v in sorted(file.tags().items()) if k.startswith("GEOELLE_")}}
-    except rasterio.errors.RasterioIOError as cause:
-        raise FormatError(f"{path} cannot be opened as a raster ({cause}); run the command that wrote it again") from cause
+    except rasterio.errors.RasterioError as cause:
+        raise FormatError(f"{path} is no whole raster ({cause.__cause__ or cause}); write it again") from cause
+
+
+def _statistics(tags: dict[str, str]) -> str:
+    names = ("minimum", "maximum", "mean", "stddev", "valid_percent")
+    known = {name: tags.get(f"STATISTICS_{name.upper()}") for name in names}
+    return ", ".join(f"{name} {float(text):.4g}" for name, text in known.items() if text is not None)
 
 
 def _zarr(path: Path) -> dict[str, Any]:
-    root = zarr.open_group(path, mode="r")
-    level = root["0"]
+    try:
+        root = zarr.open_group(path, mode="r")
+        levels = [root[name] for name in sorted(root.group_keys())]
+        arrays = [(name, array) for level in reversed(levels) for name, array in level.arrays() if array.ndim == 2]
+        shapes = {name: f"{array[...].shape} {array.dtype}" for name, array in arrays}
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as cause:
+        raise FormatError(f"{path} is no whole Zarr group ({cause}); write it again") from cause
+    if not levels:
+        raise FormatError(f"{path} is a Zarr group without levels; name one that geoelle wrote")
     return {
-        "kind": "zarr", "levels": len(list(root.group_keys())), "crs": root.attrs.get("proj:code"),
-        **{f"array {name}": f"{array.shape} {array.dtype}" for name, array in level.arrays() if array.ndim == 2},
+        "kind": "zarr", "verified": "every chunk decodes", "levels": len(levels), "crs": root.attrs.get("proj:code"),
+        **{f"array {name}": shape for name, shape in sorted(shapes.items())},
         **{k.lower(): v for k, v in root.attrs.items() if k.startswith("GEOELLE_")},
     }

@@ -27,7 +27,7 @@ from geoelle.report import FitFacts, fit_pictures, fit_report
 from geoelle.ridge import cross_predict
 from geoelle.sample import Sample
 from geoelle.scores import Scores, Table, score_rows
-from geoelle.vectors import vectors_from
+from geoelle.vectors import parquet_files, vectors_from
 
 __all__ = ["Fitted", "block_metres", "fit_runs", "plan_fit", "plan_score", "score_bars_of", "score_file"]
 
@@ -71,7 +71,11 @@ def fit_runs(
 
     Raises: HoldoutError (too few blocks), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
     """
-    check_free(out, overwrite=overwrite)
+    beside = [out, out.with_suffix(".json"), out.with_suffix(".html")]
+    if out.suffix != ".safetensors":
+        raise ProbeError(f"a probe cannot be called {out.name}; give it a name that ends in .safetensors")
+    for path in beside:
+        check_free(path, overwrite=overwrite)
     tables, sample, cv = _prepared(runs, block_m, folds)
     scores = evaluate(sample, cv=cv, scale=scale)
     card = model_card(str(tables[0].header.space["model"]))
@@ -82,12 +86,13 @@ def fit_runs(
     probe = replace(
         probe, scores=scores.to_dict(), folds={"kind": repr(cv), "block_m": block_m, "n": folds}, licence=card.weights_licence,
         versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
-        data={"unit": card.unit, "runs": [run.name for run in runs], "chips": len(sample.loss_n)},
+        data={"unit": card.unit, "runs": [run.resolve().name for run in runs], "chips": len(sample.loss_n)},
     )
     page = _page(sample, scores, probe, cv, tables[0].header)
-    files = [probe.save(out, overwrite=True), probe.to_json(out.with_suffix(".json"), overwrite=True),
-             write_bytes(out.with_suffix(".html"), page.encode(), overwrite=True)]
-    return Fitted(probe=probe, scores=scores, files=tuple(files))
+    probe.save(beside[0], overwrite=True)
+    probe.to_json(beside[1], overwrite=True)
+    write_bytes(beside[2], page.encode(), overwrite=True)
+    return Fitted(probe=probe, scores=scores, files=tuple(beside))
 
 
 def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int) -> dict[str, Any]:
@@ -105,6 +110,8 @@ def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int) -> dict[str, A
 
 def _prepared(runs: Sequence[Path], block_m: float, folds: int) -> tuple[list[Embeddings], Sample, SpatialKFold]:
     """Read the runs, keep usable chips, and make the splitter, whose buffer is a chip's diagonal."""
+    for run in runs:
+        _check_finished(run)
     tables = [table for run in runs for table in Embeddings.read_each(run)]
     sample = Sample.of(tables, sources=[t.header.sensor for t in tables for _ in range(len(t))])
     lattice = tables[0].addresses.lattice
@@ -153,6 +160,9 @@ def score_file(path: Path, probe_path: Path, out: Path, *, column: str | None = 
     Raises: SpaceMismatch, ProbeError (vectors of another length), FormatError, GeoelleError (`out` exists).
     """
     check_free(out, overwrite=overwrite)
+    if out.exists() and path.exists() and out.samefile(path):
+        raise FormatError(f"scores cannot take the place of the vectors they are of ({out}); name another file with -o")
+    _check_finished(path)
     probe = Probe.load(probe_path)
     known = _check_space(path, probe)
     seen: list[np.ndarray] = []
@@ -172,9 +182,9 @@ def score_file(path: Path, probe_path: Path, out: Path, *, column: str | None = 
             raise FormatError(f"{path} holds no vectors; embed something first")
         writer.close()
     values = np.concatenate(seen)
-    low, high = np.nanpercentile(values, (5, 95)) if np.isfinite(values).any() else (np.nan, np.nan)
-    return {"out": str(out), "rows": len(values), "valid": int(np.isfinite(values).sum()), "space_checked": known,
-            "p5": float(low), "p95": float(high)}
+    finite = values[np.isfinite(values)]
+    low, high = map(float, np.percentile(finite, (5, 95))) if len(finite) else (None, None)
+    return {"out": str(out), "rows": len(values), "valid": len(finite), "space_checked": known, "p5": low, "p95": high}
 
 
 def plan_score(path: Path, probe_path: Path, *, column: str | None = None) -> dict[str, Any]:
@@ -182,6 +192,7 @@ def plan_score(path: Path, probe_path: Path, *, column: str | None = None) -> di
 
     Raises: as `score_file`.
     """
+    _check_finished(path)
     probe = Probe.load(probe_path)
     known = _check_space(path, probe)
     first = next(iter(vectors_from(path, column)), None)
@@ -193,13 +204,29 @@ def plan_score(path: Path, probe_path: Path, *, column: str | None = None) -> di
 
 
 def _check_space(path: Path, probe: Probe) -> bool:
-    """Check the space of the first part of a geoelle table; return False for a table that states none."""
-    folder = path / "embeddings" if (path / "embeddings").is_dir() else path
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder] if folder.suffix == ".parquet" else []
-    if not files or b"geoelle" not in (pq.read_schema(files[0]).metadata or {}):
+    """Check the space of every file of a table; return False where one states none, as those of others do."""
+    try:
+        files = parquet_files(path)
+    except FormatError:  # Zarr, or nothing at all: vectors_from will say
         return False
-    probe.check_space(Embeddings.read(files[0]).header.space)
-    return True
+    spaces = [_space_of(file) for file in files]
+    for space in spaces:
+        if space is not None:
+            probe.check_space(space)
+    return None not in spaces
+
+
+def _space_of(file: Path) -> dict[str, Any] | None:
+    try:
+        header = (pq.read_schema(file).metadata or {}).get(b"geoelle")
+        return None if header is None else json.loads(header)["space"]
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as cause:
+        raise FormatError(f"{file} cannot be read as Parquet ({cause}); write it again") from cause
+
+
+def _check_finished(run: Path) -> None:
+    if (run / "plan.json").is_file() and not (run / "run.json").is_file():
+        raise FormatError(f"run {run} is not finished; give its command again first")
 
 
 def _score_batch(lonlat_n2: np.ndarray | None, addresses: list[str] | None, scores_n: np.ndarray) -> pa.RecordBatch:

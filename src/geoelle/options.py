@@ -30,8 +30,8 @@ area_options = _stack(
     click.option("--bbox", metavar="W,S,E,N", help="Degrees, EPSG:4326."),
     click.option("--polygon", type=click.Path(path_type=Path), help="GeoJSON or GeoParquet instead of a bbox."),
     click.option("--dates", required=True, metavar="DATES", help="2024, 2024-06, 2024-06-01 or A/B of these."),
-    click.option("--catalog", default="earth-search", show_default=True,
-                 help="Endpoint name, STAC URL, catalog.json, item collection, stac-geoparquet, or demo."),
+    click.option("--catalog", help="Endpoint name, STAC URL, catalog.json, item collection, stac-geoparquet, or demo. "
+                 "Default: the endpoint that the sensor names."),
     click.option("--sensor", help="Default: the catalog's only matching collection."),
     click.option("--cloud", "cloud_max", default=40.0, show_default=True, help="Drop items cloudier than this, percent."),
     click.option("--looks", default=4, show_default=True,
@@ -53,7 +53,7 @@ output_options = _stack(
     click.option("--errors", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
                  help="An asset that cannot be read: stop, or leave NaN and count it."),
     click.option("--dry-run", is_flag=True, help="Print items, chips, cells and bytes; read nothing."),
-    click.option("--yes", is_flag=True, help="Read more than 2 GB without asking."),
+    click.option("--yes", is_flag=True, help="Go on although more than 2 GB would be read."),
     json_option,
 )
 

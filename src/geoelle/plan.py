@@ -15,11 +15,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 
 from geoelle.area import Addresses, Area, Lattice, lattices_for
 from geoelle.catalog import CLOUD_MAX, LOOKS, Found, search
 from geoelle.chips import Chips
-from geoelle.errors import AreaError, CatalogError
+from geoelle.errors import AreaError, CatalogError, ModelError
 from geoelle.harmonise import has_asset
 from geoelle.models import Model, load_model
 from geoelle.read import Look, estimate_bytes, plan_looks
@@ -39,7 +40,7 @@ class Job:
     """What a user asks for: where and when, from which catalog, through which model, and how."""
 
     area: Area
-    catalog: str = "earth-search"
+    catalog: str | None = None
     sensor: str | None = None
     model: str = "nano"
     weights: str | None = None
@@ -109,7 +110,7 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash of everything that decides the output."""
+        """Return a hash of everything that decides the parts; the probe is not in it."""
         basis = {
             "job": {k: v for k, v in self.job.to_dict().items() if k != "device"},
             "items": [[str(look.date), [item.id for item in look.items]] for look in self.looks],
@@ -149,13 +150,14 @@ def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:
 
     Raises: CatalogError, NoItems, AreaError, ModelError.
     """
+    _check_device(job.device)
     model = load_model(job.model, job.weights, device=job.device)
     card = model.card
-    stride = job.stride_px or card.stride_px
+    stride = card.stride_px if job.stride_px is None else job.stride_px
     found = search(job.area, catalog=job.catalog, sensor=job.sensor, cloud_max=job.cloud_max)
     sensor = found.sensor
-    gsd = min(max(sensor.gsd_m, card.gsd_m[0]), card.gsd_m[1])
-    if not card.gsd_m[0] <= sensor.gsd_m <= card.gsd_m[1]:
+    gsd = sensor.gsd_m
+    if not card.gsd_m[0] <= gsd <= card.gsd_m[1]:
         raise CatalogError(
             f"{card.name} was trained at {card.gsd_m[0]:g} to {card.gsd_m[1]:g} m and sensor {sensor.name} has "
             f"{sensor.gsd_m:g} m; choose another --sensor or --model"
@@ -177,6 +179,14 @@ def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:
         )
     looks = plan_looks(found.items, job.area.geometry, looks=job.looks)
     return Plan(job=job, found=found, looks=looks, bands=bands, zones=tuple(zones), model=model)
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as cause:  # torch asserts where it was built without CUDA
+        told = str(cause).splitlines()[0].rstrip(".")
+        raise ModelError(f"device {name!r} cannot be used ({told}); use cpu, or one that torch has here") from cause
 
 
 def _look(look: Look) -> dict[str, Any]:

@@ -112,17 +112,19 @@ class Probe:
                 f"(probe against embeddings: {told}); fit a probe there or embed with the probe's model"
             )
 
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 over every number and word, as it stands in the file."""
+        return _digest(self._words(), self._all_tensors())
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write one `.safetensors` file, all of it or nothing.
 
         Raises `ProbeError` for tables that JSON cannot hold, `GeoelleError` where the file exists.
         """
-        tensors = _tensors("", self.embedding) | (
-            {} if self.pixels is None else _tensors("pixels.", self.pixels)
-        )
-        words = self._words()
-        words["digest"] = _digest(words, tensors)
-        return write_bytes(path, to_safetensors(tensors, {"geoelle": _json(words)}), overwrite=overwrite)
+        words = self._words() | {"digest": self.digest}
+        content = to_safetensors(self._all_tensors(), {"geoelle": _json(words)})
+        return write_bytes(path, content, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -158,6 +160,9 @@ class Probe:
             "licence": self.licence,
         }
         return write_bytes(path, _json(plain).encode(), overwrite=overwrite)
+
+    def _all_tensors(self) -> dict[str, np.ndarray]:
+        return _tensors("", self.embedding) | ({} if self.pixels is None else _tensors("pixels.", self.pixels))
 
     def _words(self) -> dict[str, object]:
         words = {k: getattr(self, k) for k in _WORDS}

@@ -63,6 +63,8 @@ def probe_for(plan: Plan, path: Path | None) -> Probe:
         return shipped_probe(plan.model, plan.bands)
     probe = Probe.load(path)
     probe.check_space(space_of(plan.model, plan.bands))
+    if probe.pixels is None:
+        raise ProbeError(f"the probe {path} has no pixel part, so a map would lack complexity and excess; fit it with geoelle fit")
     return probe
 
 
@@ -107,7 +109,7 @@ def run_map(
         files += _write_zone(plan, probe, outcome, embeddings, raster, out / stem)
         for band, values in zip(BANDS, raster.values, strict=True):
             statistics[f"{stem}:{band}"] = asdict(BandStatistics.of(values))
-    finish(outcome, plan, files, {"probe": {"space": dict(probe.space), "scores": dict(probe.scores)}, "statistics": statistics})
+    finish(outcome, plan, files, {"probe": {"digest": probe.digest, "space": dict(probe.space), "scores": dict(probe.scores)}, "statistics": statistics})
     return Product(out=out, files=tuple(files), counts=outcome.counts, lines=_lines(plan, probe, statistics), statistics=statistics)
 
 
@@ -159,7 +161,7 @@ def _ramps(raster: xr.DataArray, probe: Probe) -> dict[str, Ramp]:
     return {
         "difficulty": Ramp.sequential(raster.values[0], label=typical, unit=_unit(probe)),
         "complexity": Ramp.sequential(raster.values[1], label="what pixels alone predict", unit=_unit(probe)),
-        "excess": Ramp.diverging(raster.values[2], label="ln(difficulty / complexity)"),
+        "excess": Ramp.diverging(raster.values[2], label="ln(difficulty / complexity)" if probe.scale == "log" else "difficulty - complexity"),
     }
 
 
@@ -205,7 +207,12 @@ def _tags(plan: Plan, probe: Probe) -> dict[str, str]:
         "GEOELLE_SPACE": " | ".join(f"{k}={v}" for k, v in sorted(probe.space.items())),
         "GEOELLE_FINGERPRINT": plan.fingerprint,
         "GEOELLE_READING": plan.model.card.reading,
-        "GEOELLE_SCALE": f"difficulty is a typical (median) loss; excess is ln(difficulty / complexity); fitted on {probe.scale}-loss",
+        "GEOELLE_PROBE": probe.digest,
+        "GEOELLE_SCALE": (
+            "fitted on log-loss: difficulty is a typical (median) loss; excess is ln(difficulty / complexity)"
+            if probe.scale == "log"
+            else "fitted on the loss: difficulty is an expected loss; excess is difficulty - complexity"
+        ),
         "GEOELLE_ITEMS": " ".join(sorted({i.id for look in plan.looks for i in look.items})),
         "GEOELLE_CLOUDS": plan.found.sensor.note,
         "GEOELLE_DATE": "; ".join(

@@ -9,6 +9,8 @@ manifest, is written last. A run without a manifest is unfinished: the same comm
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +36,11 @@ BATCH = 1024
 """Chips cut from a window at a time: bounds memory, not results."""
 Progress = Callable[[int, int, str], None]
 """Called with chips done, chips in all, and the name of the part."""
+_FORMAT = "geoelle-run", 1
+_KEYS = frozenset(["job", "plan", "counts", "sha256"])
+_TEMPORARY = ".*.tmp"
+"""How `files` calls what it has not finished: a killed process leaves one."""
+_PRODUCT = re.compile(r"(difficulty|report|item)(_\d+)?\.(tif|tif\.aux\.xml|zarr|qml|png|html|json)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +54,21 @@ class Outcome:
 
 
 def run_embed(plan: Plan, out: Path, *, overwrite: bool = False, progress: Progress | None = None) -> Outcome:
-    """Read and embed every part of a plan that is not there yet.
+    """Read and embed every part of a plan that is not there yet, or is damaged.
 
     Raises: GeoelleError (the directory belongs to another run, or is finished and `overwrite` is false), ReadError.
     """
     folder = _begin(plan, out, overwrite)
     twins = {f"twin{seed}": load_model(plan.job.model, "untrained", seed=seed, device=plan.job.device)
              for seed in range(plan.job.twins)}
-    todo = [part for part in plan.parts if not _part_path(folder, part).exists()]
+    todo = [part for part in plan.parts if not _is_whole(_part_path(folder, part))]
     done = plan.chips - sum(len(part.addresses) for part in todo)
     for part, window in _windows(plan, todo):
-        skipped = window.attrs["skipped"]
-        if skipped:
-            write_bytes(_part_path(folder, part).with_suffix(".skipped.json"), _json(skipped), overwrite=True)
+        skips = _skips_path(_part_path(folder, part))
+        if window.attrs["skipped"]:
+            write_bytes(skips, _json(window.attrs["skipped"]), overwrite=True)
+        else:
+            skips.unlink(missing_ok=True)
         _embed_window(plan, part, window, twins).write(_part_path(folder, part))
         done += len(part.addresses)
         if progress:
@@ -69,13 +78,14 @@ def run_embed(plan: Plan, out: Path, *, overwrite: bool = False, progress: Progr
 
 def finish(outcome: Outcome, plan: Plan, outputs: list[Path], extra: dict[str, Any]) -> Path:
     """Write the manifest, last of all: arguments, versions, items, counts, and the hash of every output."""
-    files = sorted({*outputs, *outcome.parts})
+    outputs = [outcome.out / "items.json", *outputs, *outcome.parts]
+    files = sorted({f for path in outputs for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()})
     manifest = {
-        "format": "geoelle-run", "version": 1,
+        "format": _FORMAT[0], "version": _FORMAT[1],
         "job": plan.job.to_dict(), "plan": {k: v for k, v in plan.to_dict().items() if k != "encode_seconds"},
         "versions": {name: version(name) for name in ("geoelle", "torch", "rasterio", "numpy")},
         "counts": outcome.counts, "skipped": list(outcome.skipped), **extra,
-        "sha256": {str(f.relative_to(outcome.out)): sha256(f) for f in files if f.is_file()},
+        "sha256": {f.relative_to(outcome.out).as_posix(): sha256(f) for f in files},
     }
     return write_bytes(outcome.out / "run.json", _json(manifest), overwrite=True)
 
@@ -93,8 +103,10 @@ def load_manifest(run: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except ValueError as cause:
         raise FormatError(f"{path} is not JSON ({cause}); run the command again with --overwrite") from cause
-    if not isinstance(manifest, dict) or manifest.get("format") != "geoelle-run":
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT[0]:
         raise FormatError(f"{path} is not a geoelle manifest; name a run directory")
+    if manifest.get("version") != _FORMAT[1] or not manifest.keys() >= _KEYS:
+        raise FormatError(f"{path} is not a whole manifest of version {_FORMAT[1]}; use the geoelle that wrote it")
     return manifest
 
 
@@ -103,29 +115,61 @@ def _begin(plan: Plan, out: Path, overwrite: bool) -> Path:
     marker, folder = out / "plan.json", out / "embeddings"
     if out.exists() and not out.is_dir():
         raise GeoelleError(f"output {out} is a file; name a directory with -o")
-    if out.is_dir() and any(out.iterdir()) and not marker.is_file():
-        raise GeoelleError(f"output {out} holds other files and no plan.json; name a new directory with -o")
-    mine = marker.is_file() and json.loads(marker.read_text()).get("fingerprint") == plan.fingerprint
+    owner = _owner(marker)
+    if not owner and out.is_dir() and any(not path.match(_TEMPORARY) for path in out.iterdir()):
+        raise GeoelleError(f"output {out} holds other files and no plan.json of a run; name a new directory with -o")
+    mine = owner == plan.fingerprint
     finished = (out / "run.json").is_file()
-    if marker.is_file() and (finished or not mine):
+    if owner and (finished or not mine):
         if not overwrite:
             state = "a finished run" if finished else "an unfinished run of another command"
             raise GeoelleError(f"output {out} holds {state}; use another -o, or --overwrite to replace it")
         _clear(out, keep_parts=mine)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not mine:
-        write_bytes(out / "items.json", _json(_items(plan)), overwrite=True)
-        write_bytes(marker, _json(plan.to_dict()), overwrite=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not mine:
+            write_bytes(marker, _json(plan.to_dict()), overwrite=True)
+        folder.mkdir(exist_ok=True)
+    except OSError as cause:
+        raise GeoelleError(f"output {out} cannot be made ({cause.strerror}); name a writable place with -o") from cause
+    for leftover in [*out.glob(_TEMPORARY), *folder.glob(_TEMPORARY)]:
+        _remove(leftover)
+    write_bytes(out / "items.json", _json(_items(plan)), overwrite=True)
     return folder
 
 
+def _owner(marker: Path) -> str:
+    """Return the fingerprint of the plan that claimed a directory, "" where none did."""
+    try:
+        claim = json.loads(marker.read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(claim.get("fingerprint", "")) if isinstance(claim, dict) else ""
+
+
 def _clear(out: Path, keep_parts: bool) -> None:
-    """Withdraw the manifest first, so that a crash leaves an unfinished run; parts of another plan go too."""
+    """Withdraw the manifest first, so that a crash leaves an unfinished run; then parts with gaps, or all of
+    another plan."""
     (out / "run.json").unlink(missing_ok=True)
-    if not keep_parts:
-        (out / "plan.json").unlink(missing_ok=True)
-        for part in (out / "embeddings").glob("part-*"):
-            part.unlink()
+    parts = [*(out / "embeddings").glob("part-*.parquet")]
+    products = [path for path in out.iterdir() if _PRODUCT.fullmatch(path.name)]
+    for path in [part for part in parts if _skips_path(part).is_file()] if keep_parts else [*products, *parts]:
+        _remove(path)
+        _skips_path(path).unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _is_whole(part: Path) -> bool:
+    try:
+        return len(Embeddings.read(part)) > 0
+    except FormatError:
+        return False
 
 
 def _windows(plan: Plan, parts: list[Part]) -> Iterator[tuple[Part, xr.DataArray]]:
@@ -136,12 +180,16 @@ def _windows(plan: Plan, parts: list[Part]) -> Iterator[tuple[Part, xr.DataArray
             plan.looks, box, plan.found.sensor, plan.bands, errors=plan.job.errors, sign=plan.found.access
         )
 
-    with ThreadPoolExecutor(1) as reader:
+    reader = ThreadPoolExecutor(1)
+    try:
         pending = reader.submit(read, parts[0]) if parts else None
         for i, part in enumerate(parts):
             window = pending.result()
             pending = reader.submit(read, parts[i + 1]) if i + 1 < len(parts) else None
             yield part, window
+    finally:
+        # Whoever stops early does not wait for a slow server.
+        reader.shutdown(wait=False, cancel_futures=True)
 
 
 def _embed_window(plan: Plan, part: Part, window: xr.DataArray, twins: dict[str, Model]) -> Embeddings:
@@ -157,11 +205,12 @@ def _embed_window(plan: Plan, part: Part, window: xr.DataArray, twins: dict[str,
 
 def _outcome(plan: Plan, out: Path, folder: Path) -> Outcome:
     parts = tuple(_part_path(folder, part) for part in plan.parts)
-    reports = [json.loads(p.read_text()) for p in (q.with_suffix(".skipped.json") for q in parts) if p.is_file()]
+    reports = [json.loads(p.read_text()) for p in map(_skips_path, parts) if p.is_file()]
     skipped = tuple({json.dumps(row, sort_keys=True): row for rows in reports for row in rows}.values())
     valid = [Embeddings.read(path).valid_n for path in parts]
     read = int(sum(v.sum() for v in valid))
-    counts = {"planned": plan.chips, "read": read, "empty": plan.chips - read, "skipped": len(skipped)}
+    assets = {(row["item"], row["asset"]) for row in skipped}
+    counts = {"planned": plan.chips, "read": read, "empty": plan.chips - read, "skipped": len(assets)}
     return Outcome(out=out, parts=parts, counts=counts, skipped=skipped)
 
 
@@ -179,6 +228,10 @@ def _items(plan: Plan) -> dict[str, Any]:
 
 def _part_path(folder: Path, part: Part) -> Path:
     return folder / f"part-{part.name}.parquet"
+
+
+def _skips_path(part: Path) -> Path:
+    return part.with_suffix(".skipped.json")
 
 
 def _json(value: object) -> bytes:

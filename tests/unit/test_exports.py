@@ -12,8 +12,8 @@ HEAVY = ("torch", "sklearn", "rasterio", "xarray", "pandas")
 
 
 def loaded_after(code: str) -> set[str]:
-    """Run code in a fresh interpreter and return which top-level packages it has loaded."""
-    told = "import sys\n" + code + "\nprint('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    """Run code in a fresh interpreter and return which modules it has loaded."""
+    told = "import sys\n" + code + "\nprint('LOADED', *sorted(sys.modules))"
     run = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     (line,) = (line for line in run.stdout.splitlines() if line.startswith("LOADED "))
     return set(line.split()[1:])
@@ -45,3 +45,17 @@ def test_help_loads_no_torch(command: str):
     code = f"import geoelle.cli\nsys.argv = ['geoelle', *{command.split()!r}]\n"
     code += "try:\n    geoelle.cli.main()\nexcept SystemExit as stop:\n    assert stop.code == 0, stop.code"
     assert "torch" not in loaded_after(code)
+
+
+@pytest.mark.parametrize(
+    ("module", "walled"),
+    [
+        ("probe", ("geoelle.models", "torch", "pystac")),
+        ("ridge", ("geoelle.models", "torch", "pystac")),
+        ("raster", ("geoelle.models", "torch", "sklearn")),
+        ("models.nano", ("pystac", "pystac_client", "rasterio", "sklearn")),
+        ("read", ("geoelle.models", "torch", "sklearn")),
+    ],
+)
+def test_the_walls_of_the_architecture_stand(module: str, walled: tuple[str, ...]):
+    assert loaded_after(f"import geoelle.{module}").isdisjoint(walled)
