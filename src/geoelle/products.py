@@ -17,7 +17,7 @@ import xarray as xr
 from geoelle.area import Lattice
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings
-from geoelle.errors import ProbeError
+from geoelle.errors import ProbeError, ReadError
 from geoelle.files import sha256, write_bytes
 from geoelle.item import ItemFacts, OutputFile, SourceItem, strip_url, write_item
 from geoelle.models import Model
@@ -97,14 +97,24 @@ def layers(embeddings: Embeddings, probe: Probe) -> dict[str, np.ndarray]:
 def run_map(
     plan: Plan, probe: Probe, out: Path, *, overwrite: bool = False, progress: Progress | None = None
 ) -> Product:
-    """Embed what is missing, then write the map of each zone and the manifest."""
+    """Embed what is missing, then write the map of each zone that holds a valid chip, and the manifest.
+
+    Raises: as `run_embed`; ReadError (no chip is valid, so there is nothing to map).
+    """
     outcome = run_embed(plan, out, overwrite=overwrite, progress=progress)
+    if not outcome.counts["read"]:
+        raise ReadError(
+            "no map can be made: none of {planned} chips has enough valid pixels, {skipped} assets were skipped; "
+            "choose other --dates or --bbox".format(**outcome.counts)
+        )
     files: list[Path] = []
     statistics: dict[str, dict[str, float | None]] = {}
     for lattice, _ in plan.zones:
         stem = "difficulty" if len(plan.zones) == 1 else f"difficulty_{lattice.epsg}"
         parts = [p for p in outcome.parts if p.name.startswith(f"part-{lattice.epsg}_")]
         embeddings = Embeddings.read(parts)
+        if not embeddings.valid_n.any():
+            continue
         raster = paint(embeddings.addresses, layers(embeddings, probe))
         files += _write_zone(plan, probe, outcome, embeddings, raster, out / stem)
         for band, values in zip(BANDS, raster.values, strict=True):

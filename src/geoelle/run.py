@@ -120,10 +120,10 @@ def _begin(plan: Plan, out: Path, overwrite: bool) -> Path:
         raise GeoelleError(f"output {out} holds other files and no plan.json of a run; name a new directory with -o")
     mine = owner == plan.fingerprint
     finished = (out / "run.json").is_file()
-    if owner and (finished or not mine):
-        if not overwrite:
-            state = "a finished run" if finished else "an unfinished run of another command"
-            raise GeoelleError(f"output {out} holds {state}; use another -o, or --overwrite to replace it")
+    if owner and (finished or not mine) and not overwrite:
+        state = "a finished run" if finished else "an unfinished run of another command"
+        raise GeoelleError(f"output {out} holds {state}; use another -o, or --overwrite to replace it")
+    if owner and overwrite:
         _clear(out, keep_parts=mine)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,68 @@
+"""How much memory a map takes, and whether that grows with the area."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import ground
+from timing import Row, Section
+
+from geoelle.area import Area
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What one map took."""
+
+    megabytes: float
+    seconds: float
+
+
+def measure(repeats: int, *, quick: bool) -> Section:
+    """Map a small and a large area through the command line, each in a process of its own."""
+    small_km2, large_km2, copies = (10, 40, (1, 2)) if quick else (100, 1_500, (2, 3))
+    with TemporaryDirectory() as folder:
+        scene, wide = ground.demo(), ground.mosaic(Path(folder) / "mosaic", *copies)
+        plans = {
+            "libraries and model (--dry-run)": (scene, small_km2, ["--dry-run"]),
+            f"{small_km2} km² of the demo scene": (scene, small_km2, []),
+            f"{large_km2:,} km² of {copies[0] * copies[1]} copies of it": (wide, large_km2, []),
+        }
+        spent = {
+            name: [_map(Path(folder), where, km2, more) for _ in range(repeats)] for name, (where, km2, more) in plans.items()
+        }
+        sizes = {name: Area.parse(bbox=w.bbox(km2), dates=ground.DATES).km2 for name, (w, km2, _) in plans.items()}
+    names = list(plans)
+    memory = [Row(name=name, unit="MB at the peak", values=[s.megabytes for s in spent[name]]) for name in names]
+    base = memory[1].median
+    rows = [Row(name=r.name, unit=r.unit, values=r.values, ratio=r.median / base) for r in memory]
+    rows += [
+        Row(name=name, unit="km²/s, start to finish", values=[sizes[name] / s.seconds for s in spent[name]])
+        for name in names[1:]
+    ]
+    return Section(
+        title="Memory and a whole map",
+        text=(
+            "`geoelle map` in a process of its own, from the search to the last file. The large area is a mosaic of copies of "
+            "the demo scene whose geotransforms are moved, so that real pixels lie side by side. What grows with the area is "
+            "the table of vectors; windows and chips do not."
+        ),
+        ratio="times the small map",
+        rows=rows,
+    )
+
+
+def _map(folder: Path, where: ground.Ground, km2: float, more: list[str]) -> Spent:
+    peak = folder / "peak.txt"
+    arguments = ["map", f"--bbox={where.bbox(km2)}", "--dates", ground.DATES, "--catalog", where.catalog, "-o", folder / "out"]
+    command = [sys.executable, "-W", "ignore", Path(__file__).with_name("peak.py"), peak, *arguments, "--overwrite", *more]
+    began = time.perf_counter()
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"geoelle map failed: {done.stderr.strip().splitlines()[-1]}")
+    return Spent(megabytes=int(peak.read_text()) / 1e6, seconds=time.perf_counter() - began)
