@@ -51,9 +51,9 @@ def main(quick: bool, repeats: int | None, out: Path | None) -> None:
 def page(sections: list[Section], load: float) -> str:
     """Return the page: what was measured where, then a table a section."""
     head = (
-        "# Benchmarks\n\nWritten by `make bench` (`benchmarks/bench.py`); numbers are of one machine and one day. Each figure has "
-        "its least, median and greatest over repeats in turns with its peers, after one that is not counted (whole maps: none). "
-        "Ratios are of medians. All files are local: how fast a server answers is not measured here.\n"
+        "# Benchmarks\n\nWritten by `make bench` (`benchmarks/bench.py`); numbers are of one machine and one day. Each figure "
+        "has its least, median and greatest over repeats, in turns with its peers, after one that is not counted (whole maps: "
+        "none). Ratios are of medians. All files are local: how fast a server answers is not measured here.\n"
     )
     return "\n".join([head, _machine(load), *(section.to_markdown() for section in sections)])
 
@@ -67,7 +67,8 @@ def _machine(load: float) -> str:
         "libraries": f"{versions}, GDAL {rasterio.__gdal_version__}",
         "load before the start": f"{load:.1f} (processes that wanted a core)",
     }
-    return "\n".join(["| machine | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in facts.items())]) + "\n"
+    lines = ["| machine | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in facts.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _processor() -> str:

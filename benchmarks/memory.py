@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import ground
 from timing import Row, Section
 
+import ground
 from geoelle.area import Area
 
 
@@ -34,7 +34,8 @@ def measure(repeats: int, *, quick: bool) -> Section:
             f"{large_km2:,} km² of {copies[0] * copies[1]} copies of it": (wide, large_km2, []),
         }
         spent = {
-            name: [_map(Path(folder), where, km2, more) for _ in range(repeats)] for name, (where, km2, more) in plans.items()
+            name: [_map(Path(folder), where, km2, more) for _ in range(repeats)]
+            for name, (where, km2, more) in plans.items()
         }
         sizes = {name: Area.parse(bbox=w.bbox(km2), dates=ground.DATES).km2 for name, (w, km2, _) in plans.items()}
     names = list(plans)
@@ -48,9 +49,9 @@ def measure(repeats: int, *, quick: bool) -> Section:
     return Section(
         title="Memory and a whole map",
         text=(
-            "`geoelle map` in a process of its own, from the search to the last file. The large area is a mosaic of copies of "
-            "the demo scene whose geotransforms are moved, so that real pixels lie side by side. What grows with the area is "
-            "the table of vectors; windows and chips do not."
+            "`geoelle map` in a process of its own, from the search to the last file, on all cores. The large area is a mosaic "
+            "of copies of the demo scene whose geotransforms are moved, so that real pixels lie side by side. What grows with "
+            "the area is the table of vectors; windows and chips do not."
         ),
         ratio="times the small map",
         rows=rows,
@@ -59,10 +60,11 @@ def measure(repeats: int, *, quick: bool) -> Section:
 
 def _map(folder: Path, where: ground.Ground, km2: float, more: list[str]) -> Spent:
     peak = folder / "peak.txt"
-    arguments = ["map", f"--bbox={where.bbox(km2)}", "--dates", ground.DATES, "--catalog", where.catalog, "-o", folder / "out"]
-    command = [sys.executable, "-W", "ignore", Path(__file__).with_name("peak.py"), peak, *arguments, "--overwrite", *more]
+    child = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("peak.py")), str(peak)]
+    where_and_when = [f"--bbox={where.bbox(km2)}", "--dates", ground.DATES, "--catalog", where.catalog]
+    out = ["-o", str(folder / "out"), "--overwrite"]
     began = time.perf_counter()
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    done = subprocess.run([*child, "map", *where_and_when, *out, *more], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"geoelle map failed: {done.stderr.strip().splitlines()[-1]}")
     return Spent(megabytes=int(peak.read_text()) / 1e6, seconds=time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""Run `geoelle` with the arguments after the first and write the most memory it held, in bytes, to the file named first.
+"""Run `geoelle` with all arguments but the first, and write the most memory it held, in bytes, to that file.
 
     python benchmarks/peak.py PEAK.txt map --bbox ...
 """

@@ -33,6 +33,7 @@ from geoelle.products import shipped_probe
 from geoelle.read import cut, plan_looks, read_window
 from geoelle.ridge import cross_predict
 from geoelle.sample import Sample
+from geoelle.scores import Scores
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "evaluation.md"
@@ -54,8 +55,8 @@ def demo_chips(stride_px: int = 32) -> Chips:
     return chips[chips.valid_b]
 
 
-def demo_section(model: Nano, probe: Probe) -> str:
-    """Score the shipped probe, and a probe fitted within the scene, on the demo scene."""
+def demo_section(model: Nano, probe: Probe) -> tuple[str, list[str]]:
+    """Score the shipped probe, and a probe fitted within the scene, on the demo scene; return text and summary."""
     chips = demo_chips()
     twins = {f"twin{s}": load_model("nano", "untrained", seed=s) for s in range(nano_samples.TWINS)}
     table = embed_chips(chips, model, loss=True, twins=twins)
@@ -77,13 +78,19 @@ def demo_section(model: Nano, probe: Probe) -> str:
         lines.append(f"| {name} | {m.r} | {m.r2} | {m.spearman} |")
     gap = Interval.of(boot.r(y, difficulty) - boot.r(y, complexity))
     excess = boot.score(y - complexity, difficulty - complexity).metrics().r
+    of_elle = boot.score(y, difficulty).metrics().r
+    summary = [
+        f"On the demo scene the shipped probe reads log-loss at r = {of_elle} and {gap.verdict} the pixel ridge (difference {gap}).",
+        f"The `excess` band of the demo map follows the true excess at r = {excess}.",
+        "A probe fitted on the demo scene itself, blocks held out: " + scores.table().sentence(),
+    ]
     lines += [
         "", f"ELLE minus pixel ridge, r: {gap}. ELLE {gap.verdict} the pixel ridge on this scene.", "",
         f"What `excess` is good for: the excess that the map shows (ln difficulty minus ln complexity) against the excess that "
         f"is true (ln loss minus ln complexity): r = {excess}.", "",
         "### A probe fitted on the scene itself, blocks held out", "", scores.to_markdown(),
     ]  # fmt: skip
-    return "\n".join([*lines, missing_section(chips[:1024], model, probe)])
+    return "\n".join([*lines, missing_section(chips[:1024], model, probe)]), summary
 
 
 def missing_section(chips: Chips, model: Nano, probe: Probe) -> str:
@@ -105,11 +112,12 @@ def missing_section(chips: Chips, model: Nano, probe: Probe) -> str:
     return "\n".join([*lines, ""])
 
 
-def gap_section(imagery: Path, model: Nano) -> str:
+def gap_section(imagery: Path, model: Nano) -> tuple[str, list[str]]:
     """Compare the loss on places trained on with the loss on places never seen."""
     lines = ["## Training places and others", "",
              "Mean over places, and over chips within a place; the same fixed masks everywhere.", "",
              "| set | places | chips | loss | ln loss |", "| --- | --- | --- | --- | --- |"]  # fmt: skip
+    typical = {}
     for name in ("pretrain", "fit", "test"):
         places: dict[str, list[np.ndarray]] = {}
         for scene in nano_data.load(imagery, name):
@@ -117,21 +125,44 @@ def gap_section(imagery: Path, model: Nano) -> str:
                 loss = embed_chips(scene.addressed(stride=32, cap=CAP), model, loss=True).loss_n
                 places.setdefault(scene.place, []).append(loss)
         each = [np.concatenate(v) for v in places.values()]
+        typical[name] = float(np.exp(np.mean([np.log(v).mean() for v in each])))
         lines.append(f"| {name} | {len(each)} | {sum(map(len, each)):,} | {np.mean([v.mean() for v in each]):.4f} "
                      f"| {np.mean([np.log(v).mean() for v in each]):.3f} |")  # fmt: skip
-    return "\n".join([*lines, ""])
+    ratio = typical["test"] / typical["pretrain"]
+    return "\n".join([*lines, ""]), [
+        f"The typical loss on test places is {ratio:.1f} times that on places trained on: the network is small and saw "
+        "few places, and partly remembers them."
+    ]
 
 
-def places_section(found: nano_samples.Labelled) -> str:
+def places_section(found: nano_samples.Labelled) -> tuple[str, list[str]]:
     """Score ELLE and its nulls with whole places held out."""
     scores = evaluate(found.sample, cv=PlaceKFold(5), groups=found.places_n)
     return "\n".join([
         "## Places held out", "",
         "The `fit` and `test` places together, none of them pretrained on; five folds of whole places.", "", scores.to_markdown(),
-    ])  # fmt: skip
+    ]), _places_summary(scores)  # fmt: skip
 
 
-def transfer_section(found: nano_samples.Labelled, test: nano_samples.Labelled, probe: Probe) -> str:
+def _places_summary(scores: Scores) -> list[str]:
+    table = scores.table()
+    pixels = max((r for r in table.rows if r.name.startswith("pixel")), key=lambda r: r.metrics.r.value)
+    twins, flattered = table.row("untrained twins"), table.row("ELLE on random folds")
+    adds = "; ".join(f"{g.name}: {g.value}" for g in table.adds if g.name.startswith("partial"))
+    raw = scores.table("raw")
+    pixels_raw = max((r for r in raw.rows if r.name.startswith("pixel")), key=lambda r: r.metrics.r.value)
+    return [
+        f"Log-loss, places held out: ELLE r = {table.rows[0].metrics.r}. It {pixels.verdict} the best pixel null "
+        f"({pixels.name}, r = {pixels.metrics.r}) and {twins.verdict} the untrained twins (r = {twins.metrics.r}).",
+        f"Random folds would have said r = {flattered.metrics.r}.",
+        f"The embedding still holds what the pixel features do not: {adds}.",
+        f"Loss instead of log-loss: ELLE r = {raw.rows[0].metrics.r}, best pixel null r = {pixels_raw.metrics.r}.",
+    ]
+
+
+def transfer_section(
+    found: nano_samples.Labelled, test: nano_samples.Labelled, probe: Probe
+) -> tuple[str, list[str]]:
     """Score the shipped probe on the test places, and probes fitted without each source."""
     y = np.log(test.sample.loss_n)
     boot = Bootstrap(test.places_n)
@@ -143,7 +174,13 @@ def transfer_section(found: nano_samples.Labelled, test: nano_samples.Labelled, 
         m = boot.score(y, predicted).metrics()
         lines.append(f"| {name} | {m.r} | {m.r2} | {m.spearman} | {m.within} |")
     gap = Interval.of(boot.r(y, raw["ELLE"]) - boot.r(y, raw["pixel ridge"]))
-    lines += ["", f"ELLE minus pixel ridge, r: {gap}. ELLE {gap.verdict} the pixel ridge here.", "",
+    excess = boot.score(y - raw["pixel ridge"], raw["ELLE"] - raw["pixel ridge"]).metrics()
+    summary = [
+        f"The shipped probe on test places: ELLE r = {boot.score(y, raw['ELLE']).metrics().r}; it {gap.verdict} the pixel "
+        f"ridge (difference {gap}). `excess` follows the true excess at r = {excess.r} there."
+    ]
+    lines += ["", f"ELLE minus pixel ridge, r: {gap}. ELLE {gap.verdict} the pixel ridge here. The excess that a map would show "
+              f"against the true one: r = {excess.r}, within places {excess.within}.", "",
               "## One source held out", "",
               "Sources differ in level, offset and resampling, which a probe can mistake for difficulty. Each row is predicted by "
               "probes that saw no chip of that source; bias is the mean of predicted minus measured log-loss.", "",
@@ -161,7 +198,7 @@ def transfer_section(found: nano_samples.Labelled, test: nano_samples.Labelled, 
             r = np.corrcoef(target[rows], values[rows])[0, 1] if varied else np.nan
             cells += [f"{r:.3f}", f"{(values[rows] - target[rows]).mean():+.3f}"]
         lines.append(f"| {source or '**all**'} | {len(set(found.places_n[rows]))} | {rows.sum():,} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, ""]), summary
 
 
 def objectives_section() -> str:
@@ -198,7 +235,7 @@ def main(imagery: Path | None, threads: int) -> None:
     assert probe.space == space_of(model, BANDS)
     demo = demo_section(model, probe)
     if imagery is None:
-        click.echo(demo)
+        click.echo(demo[0])
         return
     fit, test = (nano_samples.labelled(imagery, (name,), model, cap=CAP) for name in ("fit", "test"))
     both = joined(fit, test)
@@ -208,8 +245,9 @@ def main(imagery: Path | None, threads: int) -> None:
         "table as a warning, not as a result. `loss` is nano's own pretraining loss, the mean over 8 fixed masks; a null is any "
         "predictor that does not use the trained embedding, on the same folds, the same search for alpha and the same target.\n"
     )
-    sections = (places_section(both), transfer_section(both, test, probe), gap_section(imagery, model), demo, objectives_section())
-    PAGE.write_text("\n".join([head, *sections]))
+    sections = (places_section(both), transfer_section(both, test, probe), gap_section(imagery, model), demo)
+    short = ["## In short", "", *(f"- {line}" for _, lines in sections for line in lines), ""]
+    PAGE.write_text("\n".join([head, *short, *(text for text, _ in sections), objectives_section()]))
     click.echo(PAGE.read_text())
 
 

@@ -17,7 +17,7 @@ __all__ = ["GSD_M", "SCENE_M", "make_scene", "save_catalog", "save_squares", "th
 GSD_M = {"blue": 10, "green": 10, "red": 10, "nir": 10, "nir08": 20, "swir16": 20, "scl": 20}
 """The bands of the second probe that ships, and the mask."""
 SCENE_M = 1920
-SQUARE_M = 800
+SQUARE_M = 480
 
 
 def make_scene(

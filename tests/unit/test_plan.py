@@ -63,7 +63,7 @@ def test_a_plan_says_what_will_be_done(make: Make) -> None:
     assert facts["looks"][0]["date"] == "2024-06-01T10:50:00" and facts["looks"][0]["coverage"] == 1
     assert facts["bands"] == list(BANDS)
     assert facts["epsg"] == [EPSG] and facts["cell_m"] == 160 and facts["chip_m"] == 320
-    assert facts["cells"] == plan.chips == 14 * 10
+    assert facts["cells"] == plan.chips == 13 * 9
     assert facts["parts"] == 4
     assert facts["area_km2"] == pytest.approx(2.8, rel=0.01)
     # Four bands and the mask of 10 and 20 m in the windows of four parts, 16 and 8 bit.
@@ -90,17 +90,17 @@ def test_parts_are_super_blocks_of_the_lattice_whatever_is_selected(make: Make) 
 
 
 CHANGES = {
-    "area": area_of(1_500), "catalog": "other.json", "sensor": "sentinel-2-l2a", "model": "other", "weights": "untrained",
-    "epsg": 32632, "stride_px": 8, "cloud_max": 10.0, "looks": 2, "errors": "skip", "loss": True, "twins": 1,
-    "precision": "bf16",
+    "area": area_of(1_500), "catalog": "other.json", "sensor": "sentinel-2-l2a", "model": "other",
+    "weights": "untrained", "epsg": 32632, "stride_px": 8, "cloud_max": 10.0, "looks": 2, "errors": "skip",
+    "loss": True, "twins": 1, "precision": "bf16",
 }  # fmt: skip
 
 
 def test_the_fingerprint_moves_with_everything_that_decides_the_output(make: Make) -> None:
     plan = make()
     assert {field.name for field in fields(Job)} == CHANGES.keys() | {"device"}
-    prints = {name: replace(plan, job=replace(plan.job, **{name: value})).fingerprint for name, value in CHANGES.items()}
-    assert len({*prints.values(), plan.fingerprint}) == len(CHANGES) + 1
+    prints = {replace(plan, job=replace(plan.job, **{name: value})).fingerprint for name, value in CHANGES.items()}
+    assert len({*prints, plan.fingerprint}) == len(CHANGES) + 1
     assert replace(plan, job=replace(plan.job, device="cuda")).fingerprint == plan.fingerprint
     assert replace(plan, bands=BANDS[:6]).fingerprint != plan.fingerprint
     assert replace(plan, looks=()).fingerprint != plan.fingerprint
@@ -115,23 +115,23 @@ def test_a_job_is_plain_json(make: Make) -> None:
     assert words["polygon"].startswith("POLYGON") and words["dates"] == "2024-01-01T00:00:00Z/2024-12-31T23:59:59Z"
 
 
-@pytest.mark.parametrize(("stride", "cell_m", "cells"), [(8, 80, 25 * 18), (16, 160, 14 * 10), (32, 320, 8 * 6)])
+@pytest.mark.parametrize(("stride", "cell_m", "cells"), [(8, 80, 26 * 18), (16, 160, 13 * 9), (32, 320, 8 * 6)])
 def test_the_stride_is_the_size_of_cells(make: Make, stride: int, cell_m: float, cells: int) -> None:
     facts = make(stride_px=stride).to_dict()
     assert (facts["cell_m"], facts["chip_m"]) == (cell_m, 320)
-    assert abs(facts["cells"] - cells) <= 44
+    assert facts["cells"] == pytest.approx(cells, rel=0.06)
 
 
-@pytest.mark.parametrize("stride", [0, -2, 7, 34])
+@pytest.mark.parametrize("stride", [0, -2, 7, 15])
 def test_a_stride_that_makes_no_lattice_is_refused(make: Make, stride: int) -> None:
     with pytest.raises(AreaError, match=f"stride of {stride} px"):
         make(stride_px=stride, cells_for_map=True)
 
 
 def test_a_map_wants_small_cells_and_enough_of_them(make: Make) -> None:
-    with pytest.raises(AreaError, match="cells of 320 m are too coarse .limit 160 m.; lower --stride"):
+    with pytest.raises(AreaError, match=r"cells of 320 m are too coarse for a map \(limit 160 m\); lower --stride"):
         make(stride_px=32, cells_for_map=True)
-    with pytest.raises(AreaError, match=r"holds \d+ cells of 160 m, too few .limit 20.; widen --bbox to at least 0.9 km"):
+    with pytest.raises(AreaError, match=r"holds \d+ cells of 160 m, too few .*\(limit 20\); widen --bbox to .* 0.9 km"):
         make(area=area_of(300, 300), cells_for_map=True)
     assert make(area=area_of(300, 300)).chips < MIN_CELLS
     assert make(area=area_of(900, 900), cells_for_map=True).chips >= MIN_CELLS
@@ -166,7 +166,7 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(make: Make, device: s
 def test_unknown_models_and_weights_are_refused_before_the_search(make: Make) -> None:
     with pytest.raises(UnknownModel, match="nona"):
         make(model="nona", catalog="not there")
-    with pytest.raises(WeightsError, match="nothing.safetensors"):
+    with pytest.raises(WeightsError, match=r"nothing.safetensors"):
         make(weights="nothing.safetensors", catalog="not there")
 
 
@@ -174,9 +174,9 @@ def test_no_items_says_what_to_relax(make: Make, tmp_path: Path) -> None:
     with pytest.raises(NoItems, match=r"2023-01-01.*it spans .*2024-06-01/2024-06-01.; widen the dates or move"):
         make(area=area_of(dates="2023"))
     cloudy = save_catalog(tmp_path / "cloudy.json", [make_item(cloud=80)])
-    with pytest.raises(NoItems, match="at most 40% cloud .1 were dropped, the clearest has 80%.; raise the cloud limit"):
+    with pytest.raises(NoItems, match=r"at most 40% cloud \(1 were dropped, the clearest has 80%\); raise the cloud"):
         make(catalog=str(cloudy))
-    assert make(catalog=str(cloudy), cloud_max=90.0).chips == 140
+    assert make(catalog=str(cloudy), cloud_max=90.0).chips == 13 * 9
     beside = make_item(bounds=(WEST + 2_000, NORTH - 5_000, WEST + 9_000, NORTH + 5_000))
     touching = save_catalog(tmp_path / "touching.json", [beside])
     plan = make(catalog=str(touching), area=area_of(2_001))
