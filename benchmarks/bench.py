@@ -51,9 +51,10 @@ def main(quick: bool, repeats: int | None, out: Path | None) -> None:
 def page(sections: list[Section], load: float) -> str:
     """Return the page: what was measured where, then a table a section."""
     head = (
-        "# Benchmarks\n\nWritten by `make bench` (`benchmarks/bench.py`); numbers are of one machine and one day. Each figure "
-        "has its least, median and greatest over repeats, in turns with its peers, after one that is not counted (whole maps: "
-        "none). Ratios are of medians. All files are local: how fast a server answers is not measured here.\n"
+        "# Benchmarks\n\nWritten by `make bench` (`benchmarks/bench.py`); numbers are of one machine and one day. "
+        "Each figure has its least, median and greatest over repeats, in turns with its peers, after one that is "
+        "not counted (whole maps: none). Ratios are of medians. All files are local: how fast a server answers is "
+        "not measured here.\n"
     )
     return "\n".join([head, _machine(load), *(section.to_markdown() for section in sections)])
 

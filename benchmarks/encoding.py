@@ -6,11 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
+import mosaic
 import torch
 from timing import Row, Section, race
 from torch.utils.flop_counter import FlopCounterMode
 
-import ground
 from geoelle.chips import Chips
 from geoelle.embed import BATCH, embed_chips
 from geoelle.models import Model
@@ -23,7 +23,7 @@ SIDE = 2048
 
 def measure(repeats: int, *, quick: bool) -> Section:
     """Encode and embed real chips on one and on two threads, at both precisions."""
-    plan, addresses, box = ground.one_part(8 if quick else 24)
+    plan, addresses, box = mosaic.one_part(8 if quick else 24)
     model = plan.model
     chips = cut(read_window(plan.looks, box, plan.found.sensor, plan.bands), addresses)
     flops = _flops(model, chips[:BATCH])
@@ -36,10 +36,10 @@ def measure(repeats: int, *, quick: bool) -> Section:
     return Section(
         title="Embedding",
         text=(
-            f"{len(chips)} chips of 32 px in {len(chips.bands)} bands through nano, {BATCH} at a time on each core. `encode` is "
-            "the network; `embed_chips` adds missing pixels, pooling and pixel complexity. The network takes "
-            f"{flops / 1e6:.0f} million floating-point operations a chip (counted by torch); the limit is how many chips "
-            f"that would be at the rate of one bare product of {SIDE} x {SIDE} matrices."
+            f"{len(chips)} chips of 32 px in {len(chips.bands)} bands through nano, {BATCH} at a time on each core. "
+            "`encode` is the network; `embed_chips` adds missing pixels, pooling and pixel complexity. The network "
+            f"takes {flops / 1e6:.0f} million floating-point operations a chip (counted by torch); the limit is how "
+            f"many chips that would be at the rate of one bare product of {SIDE} x {SIDE} matrices."
         ),
         ratio="share of the limit",
         rows=rows,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import mosaic
 from timing import Row, Section
 
-import ground
 from geoelle.area import Area
 
 
@@ -27,7 +27,7 @@ def measure(repeats: int, *, quick: bool) -> Section:
     """Map a small and a large area through the command line, each in a process of its own."""
     small_km2, large_km2, copies = (10, 40, (1, 2)) if quick else (100, 1_500, (2, 3))
     with TemporaryDirectory() as folder:
-        scene, wide = ground.demo(), ground.mosaic(Path(folder) / "mosaic", *copies)
+        scene, wide = mosaic.demo(), mosaic.side_by_side(Path(folder) / "mosaic", *copies)
         plans = {
             "libraries and model (--dry-run)": (scene, small_km2, ["--dry-run"]),
             f"{small_km2} km² of the demo scene": (scene, small_km2, []),
@@ -37,7 +37,7 @@ def measure(repeats: int, *, quick: bool) -> Section:
             name: [_map(Path(folder), where, km2, more) for _ in range(repeats)]
             for name, (where, km2, more) in plans.items()
         }
-        sizes = {name: Area.parse(bbox=w.bbox(km2), dates=ground.DATES).km2 for name, (w, km2, _) in plans.items()}
+        sizes = {name: Area.parse(bbox=w.bbox(km2), dates=mosaic.DATES).km2 for name, (w, km2, _) in plans.items()}
     names = list(plans)
     memory = [Row(name=name, unit="MB at the peak", values=[s.megabytes for s in spent[name]]) for name in names]
     base = memory[1].median
@@ -49,19 +49,19 @@ def measure(repeats: int, *, quick: bool) -> Section:
     return Section(
         title="Memory and a whole map",
         text=(
-            "`geoelle map` in a process of its own, from the search to the last file, on all cores. The large area is a mosaic "
-            "of copies of the demo scene whose geotransforms are moved, so that real pixels lie side by side. What grows with "
-            "the area is the table of vectors; windows and chips do not."
+            "`geoelle map` in a process of its own, from the search to the last file, on all cores. The large area "
+            "is a mosaic of copies of the demo scene whose geotransforms are moved, so that real pixels lie side by "
+            "side. What grows with the area is the table of vectors; windows and chips do not."
         ),
         ratio="times the small map",
         rows=rows,
     )
 
 
-def _map(folder: Path, where: ground.Ground, km2: float, more: list[str]) -> Spent:
+def _map(folder: Path, where: mosaic.Ground, km2: float, more: list[str]) -> Spent:
     peak = folder / "peak.txt"
     child = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("peak.py")), str(peak)]
-    where_and_when = [f"--bbox={where.bbox(km2)}", "--dates", ground.DATES, "--catalog", where.catalog]
+    where_and_when = [f"--bbox={where.bbox(km2)}", "--dates", mosaic.DATES, "--catalog", where.catalog]
     out = ["-o", str(folder / "out"), "--overwrite"]
     began = time.perf_counter()
     done = subprocess.run([*child, "map", *where_and_when, *out, *more], capture_output=True, text=True, check=False)

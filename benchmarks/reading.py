@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import mosaic
 import numpy as np
 import odc.stac
 import rasterio
@@ -12,7 +13,6 @@ from odc.geo.geobox import GeoBox
 from rasterio.windows import from_bounds
 from timing import Section, race, rates
 
-import ground
 from geoelle.assets import POLICY
 from geoelle.plan import Plan
 from geoelle.read import cut, read_window
@@ -22,7 +22,7 @@ OURS = "geoelle read_window"
 
 def measure(repeats: int, *, quick: bool) -> Section:
     """Read the window of one part of a run in every way; the pixels of the first two are checked to be equal."""
-    plan, chips, box = ground.one_part(16 if quick else 64)
+    plan, chips, box = mosaic.one_part(16 if quick else 64)
     items = [item for look in plan.looks for item in look.items]
 
     def ours() -> xr.DataArray:
@@ -47,11 +47,11 @@ def measure(repeats: int, *, quick: bool) -> Section:
     return Section(
         title="Reading",
         text=(
-            f"{count:,} chips of 32 px from one window of {width} x {height} px, {len(plan.bands)} bands (4 of 10 m, 6 of "
-            f"20 m) of the demo scene: local COGs, files in the page cache. Every reader has {POLICY.workers} threads. geoelle "
-            "returns reflectance with NaN and knows the item of each pixel; odc.stac.load returns the numbers of the same "
-            "pixels (checked); plain rasterio decodes the windows at their own resolution and does nothing with them, which "
-            "is the limit."
+            f"{count:,} chips of 32 px from one window of {width} x {height} px, {len(plan.bands)} bands (4 of 10 m, "
+            f"6 of 20 m) of the demo scene: local COGs, files in the page cache. Every reader has {POLICY.workers} "
+            "threads. geoelle returns reflectance with NaN and knows the item of each pixel; odc.stac.load returns "
+            "the numbers of the same pixels (checked); plain rasterio decodes the windows at their own resolution "
+            "and does nothing with them, which is the limit."
         ),
         ratio="geoelle / it",
         rows=rates(seconds, count, "chips/s", against=OURS),

@@ -33,9 +33,10 @@ def measure(repeats: int, *, quick: bool) -> Section:
     return Section(
         title="Scoring",
         text=(
-            f"{len(vectors):,} float32 vectors of {DIM} numbers in memory. `Probe.score` adds in float64 and takes the "
-            "exponential, since difficulty is a loss and not its logarithm. scikit-learn's ridge (checked to say the same) and "
-            "the bare float32 product of numpy, which is as fast as the memory is read, do neither."
+            f"{len(vectors):,} float32 vectors of {DIM} numbers in memory. `Probe.score` adds in float64 and takes "
+            "the exponential, since difficulty is a loss and not its logarithm. scikit-learn's ridge (checked to "
+            "say the same) and the bare float32 product of numpy, which is as fast as the memory is read, do "
+            "neither."
         ),
         ratio="geoelle / it",
         rows=rates(seconds, len(vectors), "rows/s", against=OURS),

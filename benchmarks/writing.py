@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import mosaic
 import xarray as xr
 from rasterio import shutil as rasterio_shutil
 from rasterio.io import MemoryFile
 from timing import Section, race, rates
 
-import ground
 from geoelle.raster import write_cog
 from geoelle.read import read_window
 
@@ -24,7 +24,7 @@ OPTIONS = {
 
 def measure(repeats: int, *, quick: bool) -> Section:
     """Write four bands of real reflectance as a COG, and let GDAL copy a plain GeoTIFF of them."""
-    plan, _, box = ground.one_part(32 if quick else 104)
+    plan, _, box = mosaic.one_part(32 if quick else 104)
     raster = read_window(plan.looks, box, plan.found.sensor, BANDS).isel(time=0).drop_vars(["source", "time"])
     texts = {"descriptions": BANDS, "units": ["1"] * len(BANDS), "tags": {}, "overwrite": True}
     with TemporaryDirectory() as folder, MemoryFile() as plain:
@@ -39,9 +39,9 @@ def measure(repeats: int, *, quick: bool) -> Section:
     return Section(
         title="Writing",
         text=(
-            f"{count} bands of {width} x {height} float32 reflectance with overviews. GDAL copies a GeoTIFF in memory; "
-            "geoelle starts from an array, computes statistics first so that they are inside the file, and replaces the old "
-            f"file in one step. The files have {sizes[0]:.1f} and {sizes[1]:.1f} MB."
+            f"{count} bands of {width} x {height} float32 reflectance with overviews. GDAL copies a GeoTIFF in "
+            "memory; geoelle starts from an array, computes statistics first so that they are inside the file, and "
+            f"replaces the old file in one step. The files have {sizes[0]:.1f} and {sizes[1]:.1f} MB."
         ),
         ratio="geoelle / it",
         rows=rates(seconds, raster.nbytes / 1e6, "MB/s", against=OURS),

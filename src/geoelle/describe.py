@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 import zarr
 from rasterio.windows import Window
@@ -103,17 +104,20 @@ def _statistics(tags: dict[str, str]) -> str:
 
 
 def _zarr(path: Path) -> dict[str, Any]:
+    shapes = {}
     try:
+        # The root keeps a copy of all metadata: what it lists must be there.
         root = zarr.open_group(path, mode="r")
-        levels = [root[name] for name in sorted(root.group_keys())]
-        arrays = [(name, array) for level in reversed(levels) for name, array in level.arrays() if array.ndim == 2]
-        shapes = {name: f"{array[...].shape} {array.dtype}" for name, array in arrays}
+        for name in sorted(root.group_keys(), reverse=True):
+            level = zarr.open_group(path / name, mode="r", use_consolidated=False)
+            arrays = {key: np.asarray(level[key][...]) for key in sorted(root[name].array_keys())}
+            shapes |= {f"array {key}": f"{v.shape} {v.dtype}" for key, v in arrays.items() if v.ndim == 2}
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as cause:
         raise FormatError(f"{path} is no whole Zarr group ({cause}); write it again") from cause
-    if not levels:
+    if not shapes:
         raise FormatError(f"{path} is a Zarr group without levels; name one that geoelle wrote")
     return {
-        "kind": "zarr", "verified": "every chunk decodes", "levels": len(levels), "crs": root.attrs.get("proj:code"),
-        **{f"array {name}": shape for name, shape in sorted(shapes.items())},
+        "kind": "zarr", "verified": "every chunk decodes", "levels": len(list(root.group_keys())),
+        "crs": root.attrs.get("proj:code"), **shapes,
         **{k.lower(): v for k, v in root.attrs.items() if k.startswith("GEOELLE_")},
     }

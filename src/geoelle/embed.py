@@ -62,7 +62,8 @@ def embed_chips(
     """Embed chips, and with `loss` compute the model's pretraining loss on each.
 
     `twins` are untrained models embedded on the same pixels (nulls of a fit). Invalid chips keep their row with NaN
-    vectors. `precision` is `fp32` or `bf16` (autocast). Rows do not depend on `batch` beyond rounding, nor on the count of cores at all.
+    vectors. `precision` is `fp32` or `bf16` (autocast). Rows do not depend on `batch` beyond rounding, nor on the count
+    of cores at all.
 
     Raises: InputMismatch, CapabilityError (a loss is asked of a model that has none).
     """

@@ -48,7 +48,7 @@ def demo() -> Ground:
     return Ground(catalog="demo", bounds=_bounds(_scene()))
 
 
-def mosaic(folder: Path, rows: int, cols: int) -> Ground:
+def side_by_side(folder: Path, rows: int, cols: int) -> Ground:
     """Write rows x cols copies of the demo scene side by side into `folder`, and an item collection of them.
 
     A copy has the scene's files with their geotransforms moved by whole scenes: real pixels, blocks and overviews on
