@@ -45,7 +45,7 @@ def three_places(directory: Path) -> tuple[list[pystac.Item], Path]:
     for number in range(3):
         west, north = 10_240 * (58 + number) + 2_000, 4_996_000
         items.append(make_scene(directory, f"S2B_31TF{'JKL'[number]}_20240601_0_L2A", west=west, north=north))
-        corner = west + (SCENE_M - SQUARE_M) / 2, north - (SCENE_M + SQUARE_M) / 2
+        corner = west + (SCENE_M - SQUARE_M) / 2, north - (SCENE_M + SQUARE_M) / 2 + 30  # off the edges of cells
         squares.append(shapely.box(*corner, corner[0] + SQUARE_M, corner[1] + SQUARE_M))
     return items, save_squares(directory / "squares.geojson", squares)
 

@@ -87,7 +87,7 @@ def _cog(path: Path) -> dict[str, Any]:
                 file.read(window=Window(0, row, file.width, min(_ROWS, file.height - row)))
             facts = {
                 "kind": "raster", "verified": "every block decodes", "crs": str(file.crs), "shape": list(file.shape),
-                "cell_m": file.res[0], "nodata": file.nodata,
+                "cell_m": file.res[0], "nodata": None if file.nodata is None else f"{file.nodata:g}",
                 "layout": file.tags(ns="IMAGE_STRUCTURE").get("LAYOUT", "not a COG"), "overviews": file.overviews(1),
             }
             for i, name in enumerate(file.descriptions, start=1):

@@ -84,7 +84,7 @@ def fit_runs(
         features=(sample.features_nf, sample.feature_names),
     )
     probe = replace(
-        probe, scores=scores.to_dict(), folds={"kind": repr(cv), "block_m": block_m, "n": folds}, licence=card.weights_licence,
+        probe, scores=scores.to_dict(), folds={"kind": " ".join(repr(cv).split()), "block_m": block_m, "n": folds}, licence=card.weights_licence,
         versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
         data={"unit": card.unit, "runs": [run.resolve().name for run in runs], "chips": len(sample.loss_n)},
     )

@@ -69,6 +69,13 @@ class Request:
     sent: int
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Stay silent: clients hang up, and a traceback among their words would be taken for theirs."""
+
+
 class RangeServer:
     """Serve the files under `root` over HTTP/1.1 with byte ranges and switchable faults.
 
@@ -83,8 +90,7 @@ class RangeServer:
         self._stopped = threading.Event()
         self._requests: list[Request] = []
         self.faults = faults
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> Self:

@@ -99,7 +99,8 @@ def test_a_raster(made: Path) -> None:
         assert facts["shape"] == list(file.shape) and facts["geoelle_fingerprint"] == file.tags()["GEOELLE_FINGERPRINT"]
         values = file.read(1)
     assert (facts["kind"], facts["crs"], facts["cell_m"], facts["layout"]) == ("raster", "EPSG:32631", 160.0, "COG")
-    assert facts["verified"] == "every block decodes" and np.isnan(facts["nodata"])
+    assert facts["verified"] == "every block decodes" and facts["nodata"] == "nan"
+    json.dumps(facts, allow_nan=False)
     assert facts["band 1"].startswith("difficulty [") and f"maximum {np.nanmax(values):.4g}" in facts["band 1"]
 
 

@@ -222,7 +222,7 @@ def test_the_manifest(made: Made):
     assert set(manifest["sha256"]) == files - {"plan.json", "run.json"} - reports
     for name, digest in manifest["sha256"].items():
         assert hashlib.sha256((made.out / name).read_bytes()).hexdigest() == digest
-    assert set(manifest["probe"]) == {"space", "scores"}
+    assert set(manifest["probe"]) == {"digest", "space", "scores"}
     assert set(manifest["statistics"]) == {f"difficulty:{row['description']}" for row in table("cog-bands")}
     for row in manifest["statistics"].values():
         assert set(row) == {"minimum", "maximum", "mean", "stddev", "valid_percent"}
