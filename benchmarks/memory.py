@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 import mosaic
 from timing import Row, Section
@@ -62,7 +62,7 @@ def _map(folder: Path, where: mosaic.Ground, km2: float, more: list[str]) -> Spe
     peak = folder / "peak.txt"
     child = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("peak.py")), str(peak)]
     where_and_when = [f"--bbox={where.bbox(km2)}", "--dates", mosaic.DATES, "--catalog", where.catalog]
-    out = ["-o", str(folder / "out"), "--overwrite"]
+    out = ["-o", mkdtemp(dir=folder)]  # an own run would be resumed, its parts kept
     began = time.perf_counter()
     done = subprocess.run([*child, "map", *where_and_when, *out, *more], capture_output=True, text=True, check=False)
     if done.returncode:

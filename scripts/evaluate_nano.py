@@ -106,9 +106,13 @@ def missing_section(chips: Chips, model: Nano, probe: Probe) -> str:
         pixels[np.broadcast_to(hole, pixels.shape)] = np.nan
         found = embed_chips(replace(chips, pixels_btcyx=pixels), model)
         ok = found.valid_n
-        moved = np.linalg.norm(found.vectors_nd - base.vectors_nd, axis=1)[ok] / np.linalg.norm(base.vectors_nd, axis=1)[ok]
+        moved = (
+            np.linalg.norm(found.vectors_nd - base.vectors_nd, axis=1)[ok] / np.linalg.norm(base.vectors_nd, axis=1)[ok]
+        )
         shift = (probe.score_raw(found.vectors_nd) - probe.score_raw(base.vectors_nd))[ok]
-        lines.append(f"| {share:.0%} | {ok.sum():,} of {len(ok):,} valid | {moved.mean():.3f} | {shift.mean():+.3f} | {np.percentile(np.abs(shift), 95):.3f} |")
+        lines.append(
+            f"| {share:.0%} | {ok.sum():,} of {len(ok):,} valid | {moved.mean():.3f} | {shift.mean():+.3f} | {np.percentile(np.abs(shift), 95):.3f} |"
+        )
     return "\n".join([*lines, ""])
 
 
@@ -160,13 +164,14 @@ def _places_summary(scores: Scores) -> list[str]:
     ]
 
 
-def transfer_section(
-    found: nano_samples.Labelled, test: nano_samples.Labelled, probe: Probe
-) -> tuple[str, list[str]]:
+def transfer_section(found: nano_samples.Labelled, test: nano_samples.Labelled, probe: Probe) -> tuple[str, list[str]]:
     """Score the shipped probe on the test places, and probes fitted without each source."""
     y = np.log(test.sample.loss_n)
     boot = Bootstrap(test.places_n)
-    raw = {"ELLE": probe.score_raw(test.sample.vectors_nd), "pixel ridge": np.log(probe.complexity(test.sample.features_nf))}
+    raw = {
+        "ELLE": probe.score_raw(test.sample.vectors_nd),
+        "pixel ridge": np.log(probe.complexity(test.sample.features_nf)),
+    }
     lines = ["## The shipped probe on test places", "",
              f"Fitted on the `fit` places, applied to {len(set(test.places_n))} `test` places ({len(y):,} chips).", "",
              "| predictor of log-loss | r | R² | Spearman | r within places |", "| --- | --- | --- | --- | --- |"]  # fmt: skip
@@ -189,7 +194,9 @@ def transfer_section(
     sample, sources = found.sample, found.sources_n
     target = np.log(sample.loss_n)
     cv = PlaceKFold(len(set(sources)))
-    predicted = {name: cross_predict(x, target, cv, sources) for name, x in (("e", sample.vectors_nd), ("p", sample.features_nf))}
+    predicted = {
+        name: cross_predict(x, target, cv, sources) for name, x in (("e", sample.vectors_nd), ("p", sample.features_nf))
+    }
     for source in (*sorted(set(sources)), None):
         rows = np.ones(len(target), bool) if source is None else sources == source
         cells = []
@@ -197,21 +204,32 @@ def transfer_section(
             varied = np.std(target[rows]) > 0 and np.std(values[rows]) > 0
             r = np.corrcoef(target[rows], values[rows])[0, 1] if varied else np.nan
             cells += [f"{r:.3f}", f"{(values[rows] - target[rows]).mean():+.3f}"]
-        lines.append(f"| {source or '**all**'} | {len(set(found.places_n[rows]))} | {rows.sum():,} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {source or '**all**'} | {len(set(found.places_n[rows]))} | {rows.sum():,} | {' | '.join(cells)} |"
+        )
     return "\n".join([*lines, ""]), summary
 
 
 def objectives_section() -> str:
     """Print the comparison of objectives from its file."""
     rows = json.loads((ROOT / "docs" / "nano-objectives.json").read_text())
-    names = ("ELLE", "untrained twins", "pixel ridge", "pixel boosted trees", "pixel SVR", "embedding and pixels, ridge")
+    names = (
+        "ELLE",
+        "untrained twins",
+        "pixel ridge",
+        "pixel boosted trees",
+        "pixel SVR",
+        "embedding and pixels, ridge",
+    )
     lines = ["## Which objective", "",
              f"Three networks of the same shape, each stopped at step {rows[0]['steps']:,}; r on places held out "
              f"({rows[0]['places']} places, {rows[0]['chips']:,} chips).", "",
              f"| objective | target | {' | '.join(names)} |", f"| --- | --- |{' --- |' * len(names)}"]  # fmt: skip
     for row in rows:
         cells = [f"{row['r'][n][0]:.3f} [{row['r'][n][1]:.3f}, {row['r'][n][2]:.3f}]" for n in names]
-        lines.append(f"| {row['objective']} | {'log-loss' if row['scale'] == 'log' else 'loss'} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {row['objective']} | {'log-loss' if row['scale'] == 'log' else 'loss'} | {' | '.join(cells)} |"
+        )
     return "\n".join([*lines, ""])
 
 

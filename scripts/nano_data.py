@@ -16,8 +16,16 @@ from geoelle.chips import Chips
 from geoelle.models.nano import BANDS
 
 NAMES = {
-    "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2", "B07": "rededge3", "B08": "nir",
-    "B8A": "nir08", "B11": "swir16", "B12": "swir22",
+    "B02": "blue",
+    "B03": "green",
+    "B04": "red",
+    "B05": "rededge1",
+    "B06": "rededge2",
+    "B07": "rededge3",
+    "B08": "nir",
+    "B8A": "nir08",
+    "B11": "swir16",
+    "B12": "swir22",
 }
 UNRECORDED = {"dsen2_33UUB": (12.6, 52.7), "dsen2_49JGM": (112.6, 23.9)}
 """Rough centres read from the name of the tile, for files without georeference."""
@@ -47,7 +55,9 @@ class Scene:
         lattice = Lattice(epsg=epsg, gsd_m=10, size_px=32, stride_px=stride)
         x, y = pyproj.Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
         _, height, width = self.pixels_cyx.shape
-        windows = np.lib.stride_tricks.sliding_window_view(self.pixels_cyx, (32, 32), axis=(1, 2))[:, ::stride, ::stride]
+        windows = np.lib.stride_tricks.sliding_window_view(self.pixels_cyx, (32, 32), axis=(1, 2))[
+            :, ::stride, ::stride
+        ]
         rows, cols = (index.ravel() for index in np.indices(windows.shape[1:3]))
         flat = windows.transpose(1, 2, 0, 3, 4).reshape(len(rows), 1, -1, 32, 32)
         keep = np.flatnonzero(np.isfinite(flat).all(axis=(1, 2, 3, 4)))
@@ -56,8 +66,11 @@ class Scene:
         row0, col0 = int(-(y + height * 5) // lattice.cell_m), int((x - width * 5) // lattice.cell_m)
         addresses = Addresses(lattice=lattice, rows=rows[keep] + row0, cols=cols[keep] + col0)
         return Chips(
-            pixels_btcyx=np.ascontiguousarray(flat[keep]), addresses=addresses, bands=self.bands,
-            times_bt=np.full((len(keep), 1), np.datetime64("NaT", "s")), lonlat_b2=addresses.lonlat_n2,
+            pixels_btcyx=np.ascontiguousarray(flat[keep]),
+            addresses=addresses,
+            bands=self.bands,
+            times_bt=np.full((len(keep), 1), np.datetime64("NaT", "s")),
+            lonlat_b2=addresses.lonlat_n2,
             items=((Path(self.path).stem,),) * len(keep),
         )
 
@@ -91,9 +104,15 @@ def load(root: Path, which: str) -> list[Scene]:
         missing = (digital == 0).all(axis=0) if nodata is None else (digital == nodata).any(axis=0)
         pixels = (digital - row["offset_dn"]) / 10000
         pixels[:, missing] = np.nan
-        scenes.append(Scene(
-            place=row["place"], source=row["source"], level=row["level"], path=row["path"],
-            lonlat=tuple(row["lonlat"]) if row["lonlat"] else None,
-            bands=tuple(BANDS[b] for b, _ in wanted), pixels_cyx=pixels,
-        ))
+        scenes.append(
+            Scene(
+                place=row["place"],
+                source=row["source"],
+                level=row["level"],
+                path=row["path"],
+                lonlat=tuple(row["lonlat"]) if row["lonlat"] else None,
+                bands=tuple(BANDS[b] for b, _ in wanted),
+                pixels_cyx=pixels,
+            )
+        )
     return scenes

@@ -35,7 +35,9 @@ class Labelled:
     tables: tuple[Embeddings, ...]
 
 
-def labelled(imagery: Path, sets: tuple[str, ...], model: Model, bands: tuple[str, ...] = BANDS, cap: int = CAP) -> Labelled:
+def labelled(
+    imagery: Path, sets: tuple[str, ...], model: Model, bands: tuple[str, ...] = BANDS, cap: int = CAP
+) -> Labelled:
     """Embed every 10-band file of the sets named, restricted to `bands`."""
     twins = {f"twin{seed}": load_model(model.card.name, "untrained", seed=seed) for seed in range(TWINS)}
     tables, labels = [], []
@@ -47,4 +49,10 @@ def labelled(imagery: Path, sets: tuple[str, ...], model: Model, bands: tuple[st
             tables.append(embed_chips(chips, model, loss=True, twins=twins))
             labels += [(scene.place, scene.source, scene.level)] * len(chips)
     places, sources, levels = (np.array(column) for column in zip(*labels, strict=True))
-    return Labelled(sample=Sample.of(tables, sources=levels.tolist()), places_n=places, sources_n=sources, levels_n=levels, tables=tuple(tables))
+    return Labelled(
+        sample=Sample.of(tables, sources=levels.tolist()),
+        places_n=places,
+        sources_n=sources,
+        levels_n=levels,
+        tables=tuple(tables),
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -68,7 +67,11 @@ class Crops:
 
 def band_statistics(scenes: list[nano_data.Scene]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation of each band over the pretraining places, every place weighing the same."""
-    per_place = [(np.nanmean(s.pixels_cyx, (1, 2)), np.nanmean(s.pixels_cyx**2, (1, 2))) for s in scenes if len(s.bands) == len(BANDS)]
+    per_place = [
+        (np.nanmean(s.pixels_cyx, (1, 2)), np.nanmean(s.pixels_cyx**2, (1, 2)))
+        for s in scenes
+        if len(s.bands) == len(BANDS)
+    ]
     mean, square = (np.mean([p[i] for p in per_place], axis=0) for i in (0, 1))
     return torch.tensor(mean).float(), torch.tensor(np.sqrt(square - mean**2)).float()
 
@@ -92,7 +95,7 @@ def evaluate(net: NanoNet, scenes: list[nano_data.Scene]) -> float:
 def save(path: Path, net: NanoNet, extra: dict[str, torch.Tensor], meta: dict[str, str]) -> None:
     temporary = path.with_suffix(".partial")
     save_file({**net.state_dict(), **extra}, temporary, metadata={"config": json.dumps(net.config.to_dict()), **meta})
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 @click.command()
@@ -106,7 +109,18 @@ def save(path: Path, net: NanoNet, extra: dict[str, torch.Tensor], meta: dict[st
 @click.option("--threads", default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
-def main(imagery: Path, objective: str, steps: int, batch: int, lr: float, seed: int, every: int, threads: int, device: str, out: Path) -> None:
+def main(
+    imagery: Path,
+    objective: str,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    every: int,
+    threads: int,
+    device: str,
+    out: Path,
+) -> None:
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     train, held = nano_data.load(imagery, "pretrain"), nano_data.load(imagery, "fit")
@@ -116,8 +130,13 @@ def main(imagery: Path, objective: str, steps: int, batch: int, lr: float, seed:
     net.to(device)
     named = dict(net.named_parameters())
     optimiser = torch.optim.AdamW(
-        [{"params": [p for p in named.values() if p.ndim > 1], "weight_decay": 0.05},
-         {"params": [p for p in named.values() if p.ndim <= 1], "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.95))
+        [
+            {"params": [p for p in named.values() if p.ndim > 1], "weight_decay": 0.05},
+            {"params": [p for p in named.values() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=lr,
+        betas=(0.9, 0.95),
+    )
     step, average = 0, {k: v.detach().clone() for k, v in named.items()}
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
@@ -149,13 +168,21 @@ def main(imagery: Path, objective: str, steps: int, batch: int, lr: float, seed:
         running.append(loss.item())
         if step % every == 0 or step == steps:
             partial = checkpoint.with_suffix(".partial")
-            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "average": average}, partial)
-            os.replace(partial, checkpoint)
+            torch.save(
+                {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "average": average},
+                partial,
+            )
+            partial.replace(checkpoint)
             smooth = NanoNet(net.config)
             smooth.load_state_dict({**net.state_dict(), **average})
             smooth.to("cpu")
-            row = {"step": step, "train_batches": float(np.mean(running)), "train_places": evaluate(smooth, train),
-                   "held_out_places": evaluate(smooth, held), "seconds": round(time.time() - began, 1)}
+            row = {
+                "step": step,
+                "train_batches": float(np.mean(running)),
+                "train_places": evaluate(smooth, train),
+                "held_out_places": evaluate(smooth, held),
+                "seconds": round(time.time() - began, 1),
+            }
             running.clear()
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")

@@ -49,8 +49,20 @@ def models(as_json: bool) -> None:
         return
     console.print_table(
         ["name", "dim", "chip", "gsd", "bands", "target", "a high value means", "licence", "weights"],
-        [[c.name, c.dim, f"{c.chip_px} px", f"{c.gsd_m[0]:g} m", len(c.bands), f"{c.target}: {c.objective}", c.reading,
-          c.weights_licence, "embedded" if c.embedded else console.human_bytes(c.download_bytes)] for c in cards],
+        [
+            [
+                c.name,
+                c.dim,
+                f"{c.chip_px} px",
+                f"{c.gsd_m[0]:g} m",
+                len(c.bands),
+                f"{c.target}: {c.objective}",
+                c.reading,
+                c.weights_licence,
+                "embedded" if c.embedded else console.human_bytes(c.download_bytes),
+            ]
+            for c in cards
+        ],
     )
 
 
@@ -70,11 +82,23 @@ def sensors(as_json: bool) -> None:
     places = [load_endpoint(name) for name in endpoints()]
     offered = {s.name: [e.name for e in places if s.name in e.collections] for s in found}
     if as_json:
-        console.print_json({
-            "sensors": [{"name": s.name, "title": s.title, "bands": list(s.band_names), "gsd_m": s.gsd_m, "unit": s.unit,
-                         "note": s.note, "endpoints": offered[s.name]} for s in found],
-            "endpoints": [{"name": e.name, "url": e.url, "auth": e.auth} for e in places],
-        })
+        console.print_json(
+            {
+                "sensors": [
+                    {
+                        "name": s.name,
+                        "title": s.title,
+                        "bands": list(s.band_names),
+                        "gsd_m": s.gsd_m,
+                        "unit": s.unit,
+                        "note": s.note,
+                        "endpoints": offered[s.name],
+                    }
+                    for s in found
+                ],
+                "endpoints": [{"name": e.name, "url": e.url, "auth": e.auth} for e in places],
+            }
+        )
         return
     console.print_table(
         ["sensor", "gsd", "unit", "bands", "endpoints", "clouds"],
@@ -103,23 +127,43 @@ def search(as_json: bool, **options: Any) -> None:
     rows = []
     for item in found.items:
         look = plan_looks((item,), area.geometry, looks=1)[0]
-        rows.append({"id": item.id, "date": str(look.date), "half_width_days": look.date_half_width_days,
-                     "cloud": look.cloud, "coverage": round(look.coverage, 4), "chosen": item.id in chosen})
+        rows.append(
+            {
+                "id": item.id,
+                "date": str(look.date),
+                "half_width_days": look.date_half_width_days,
+                "cloud": look.cloud,
+                "coverage": round(look.coverage, 4),
+                "chosen": item.id in chosen,
+            }
+        )
     if as_json:
         console.print_json({"sensor": found.sensor.name, "masks_clouds": found.sensor.note, "items": rows})
         return
     console.print_table(
         ["item", "date", "cloud %", "coverage", "chosen"],
-        [[r["id"], r["date"] + (f" ±{r['half_width_days']:.2g} d" if r["half_width_days"] else ""),
-          "?" if r["cloud"] is None else f"{r['cloud']:.1f}", f"{r['coverage']:.0%}", "yes" if r["chosen"] else ""] for r in rows],
+        [
+            [
+                r["id"],
+                r["date"] + (f" ±{r['half_width_days']:.2g} d" if r["half_width_days"] else ""),
+                "?" if r["cloud"] is None else f"{r['cloud']:.1f}",
+                f"{r['coverage']:.0%}",
+                "yes" if r["chosen"] else "",
+            ]
+            for r in rows
+        ],
     )
 
 
 @cli.command()
 @area_options
 @model_options
-@click.option("--loss", is_flag=True, help="Also compute the model's pretraining loss on every chip (needs its decoder).")
-@click.option("--twins", default=None, type=int, help="Untrained twins to embed beside. Default: 3 with --loss, else 0.")
+@click.option(
+    "--loss", is_flag=True, help="Also compute the model's pretraining loss on every chip (needs its decoder)."
+)
+@click.option(
+    "--twins", default=None, type=int, help="Untrained twins to embed beside. Default: 3 with --loss, else 0."
+)
 @output_options
 def embed(loss: bool, twins: int | None, **options: Any) -> None:
     """Embed every chip of an area; with --loss, ready for geoelle fit.
@@ -168,7 +212,13 @@ def map_(probe: Path | None, **options: Any) -> None:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--block", default="10km", show_default=True, help="Side of the blocks of ground that folds are made of.")
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
-@click.option("--scale", type=click.Choice(["log", "raw"]), default="log", show_default=True, help="Fit the loss or its logarithm.")
+@click.option(
+    "--scale",
+    type=click.Choice(["log", "raw"]),
+    default="log",
+    show_default=True,
+    help="Fit the loss or its logarithm.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("probe.safetensors"), show_default=True)
 @click.option("--overwrite", is_flag=True)
 @click.option("--dry-run", is_flag=True, help="Print chips, blocks and folds; fit nothing.")
@@ -246,7 +296,9 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.print_json(facts)
         return
-    console.print_table(["what", "value"], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in facts.items()])
+    console.print_table(
+        ["what", "value"], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in facts.items()]
+    )
 
 
 def _go_on(plan: Any, options: dict[str, Any]) -> bool:

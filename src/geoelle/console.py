@@ -48,8 +48,12 @@ def progress(quiet: bool) -> Iterator[Report | None]:
         yield lambda done, total, name: talk(f"{done}/{total} chips ({name})")
     else:
         bar = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("chips"),
-            TimeRemainingColumn(), console=Console(stderr=True),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("chips"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
         )
         with bar:
             task = bar.add_task("embedding", total=None)

@@ -46,14 +46,26 @@ def _run(path: Path) -> dict[str, Any]:
     manifest = load_manifest(path)
     wrong = [name for name, digest in manifest["sha256"].items() if _digest(path / name) != digest]
     if wrong:
-        raise FormatError(f"run {path} is damaged: {', '.join(wrong)} differ from run.json; run the command again with --overwrite")
+        raise FormatError(
+            f"run {path} is damaged: {', '.join(wrong)} differ from run.json; run the command again with --overwrite"
+        )
     plan = manifest["plan"]
     files = {name.split(".zarr/")[0] + ".zarr" if ".zarr/" in name else name for name in manifest["sha256"]}
     return {
-        "kind": "run", "verified": f"{len(manifest['sha256'])} files match run.json", "model": plan["model"], "sensor": plan["sensor"],
-        "bbox": manifest["job"]["bbox"], "dates": manifest["job"]["dates"], "items": plan["items"], "cells": plan["cells"],
-        "cell_m": plan["cell_m"], "epsg": plan["epsg"], "bands": plan["bands"], **manifest["counts"],
-        "files": sorted(files), "fingerprint": plan["fingerprint"],
+        "kind": "run",
+        "verified": f"{len(manifest['sha256'])} files match run.json",
+        "model": plan["model"],
+        "sensor": plan["sensor"],
+        "bbox": manifest["job"]["bbox"],
+        "dates": manifest["job"]["dates"],
+        "items": plan["items"],
+        "cells": plan["cells"],
+        "cell_m": plan["cell_m"],
+        "epsg": plan["epsg"],
+        "bands": plan["bands"],
+        **manifest["counts"],
+        "files": sorted(files),
+        "fingerprint": plan["fingerprint"],
     }
 
 
@@ -64,19 +76,34 @@ def _digest(path: Path) -> str:
 def _probe(path: Path) -> dict[str, Any]:
     probe = Probe.load(path)
     return {
-        "kind": "probe", "verified": "digest matches", "inputs": len(probe.embedding.weights_d), "target": probe.target,
-        "scale": probe.scale, "alpha": probe.embedding.alpha, **{f"space {k}": v for k, v in probe.space.items()},
-        "licence": probe.licence, "scores": dict(probe.scores), "folds": dict(probe.folds), "data": dict(probe.data),
+        "kind": "probe",
+        "verified": "digest matches",
+        "inputs": len(probe.embedding.weights_d),
+        "target": probe.target,
+        "scale": probe.scale,
+        "alpha": probe.embedding.alpha,
+        **{f"space {k}": v for k, v in probe.space.items()},
+        "licence": probe.licence,
+        "scores": dict(probe.scores),
+        "folds": dict(probe.folds),
+        "data": dict(probe.data),
     }
 
 
 def _embeddings(path: Path) -> dict[str, Any]:
     table = Embeddings.read(path)
     return {
-        "kind": "embeddings", "verified": "checksums of all pages match", "rows": len(table),
-        "valid": int(table.valid_n.sum()), "dim": table.vectors_nd.shape[1],
-        "loss": "no" if table.loss_n is None else "yes", "twins": len(table.twins), "sensor": table.header.sensor,
-        "bands": list(table.header.bands), "space_id": table.header.space_id, **{f"space {k}": v for k, v in table.header.space.items()},
+        "kind": "embeddings",
+        "verified": "checksums of all pages match",
+        "rows": len(table),
+        "valid": int(table.valid_n.sum()),
+        "dim": table.vectors_nd.shape[1],
+        "loss": "no" if table.loss_n is None else "yes",
+        "twins": len(table.twins),
+        "sensor": table.header.sensor,
+        "bands": list(table.header.bands),
+        "space_id": table.header.space_id,
+        **{f"space {k}": v for k, v in table.header.space.items()},
     }
 
 
@@ -86,9 +113,14 @@ def _cog(path: Path) -> dict[str, Any]:
             for row in range(0, file.height, _ROWS):
                 file.read(window=Window(0, row, file.width, min(_ROWS, file.height - row)))
             facts = {
-                "kind": "raster", "verified": "every block decodes", "crs": str(file.crs), "shape": list(file.shape),
-                "cell_m": file.res[0], "nodata": None if file.nodata is None else f"{file.nodata:g}",
-                "layout": file.tags(ns="IMAGE_STRUCTURE").get("LAYOUT", "not a COG"), "overviews": file.overviews(1),
+                "kind": "raster",
+                "verified": "every block decodes",
+                "crs": str(file.crs),
+                "shape": list(file.shape),
+                "cell_m": file.res[0],
+                "nodata": None if file.nodata is None else f"{file.nodata:g}",
+                "layout": file.tags(ns="IMAGE_STRUCTURE").get("LAYOUT", "not a COG"),
+                "overviews": file.overviews(1),
             }
             for i, name in enumerate(file.descriptions, start=1):
                 facts[f"band {i}"] = f"{name} [{file.units[i - 1]}] {_statistics(file.tags(i))}"
@@ -117,7 +149,10 @@ def _zarr(path: Path) -> dict[str, Any]:
     if not shapes:
         raise FormatError(f"{path} is a Zarr group without levels; name one that geoelle wrote")
     return {
-        "kind": "zarr", "verified": "every chunk decodes", "levels": len(list(root.group_keys())),
-        "crs": root.attrs.get("proj:code"), **shapes,
+        "kind": "zarr",
+        "verified": "every chunk decodes",
+        "levels": len(list(root.group_keys())),
+        "crs": root.attrs.get("proj:code"),
+        **shapes,
         **{k.lower(): v for k, v in root.attrs.items() if k.startswith("GEOELLE_")},
     }

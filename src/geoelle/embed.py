@@ -82,7 +82,9 @@ def embed_chips(
         items_n=[";".join(i) for i in chips.items],
         twins={name: np.concatenate([p["twins"][name] for p in parts]) for name in parts[0]["twins"]},
         header=Header(
-            space=space_of(model, chips.bands), sensor=sensor, bands=chips.bands,
+            space=space_of(model, chips.bands),
+            sensor=sensor,
+            bands=chips.bands,
             feature_names=complexity.feature_names(chips.bands),
             versions={"geoelle": version("geoelle"), "torch": torch.__version__.split("+")[0]},
         ),
@@ -92,6 +94,7 @@ def embed_chips(
 
 def patch_losses(chips: Chips, model: Model, batch: int = BATCH) -> np.ndarray:
     """Return float32 (n, h, w): the loss of each patch, mean over every mask that hides it; NaN where unusable."""
+
     def mean_errors(part: Chips) -> np.ndarray:
         filled, usable = _fill(part, model.card.patch_px)
         errors = np.stack([e for _, e in _draw_errors(filled, model)])
@@ -124,7 +127,9 @@ def _embed_batch(
         "vectors_nd": _pool(filled, model, usable, invalid, precision),
         "features_nf": _blank(complexity.features(filled.pixels_btcyx, chips.bands).astype(np.float32), invalid),
         "twins": {name: _pool(filled, twin, usable, invalid, precision) for name, twin in twins.items()},
-        "loss_n": None, "loss_sd_n": None, "loss_rel_n2": None,
+        "loss_n": None,
+        "loss_sd_n": None,
+        "loss_rel_n2": None,
     }
     if loss:
         streams, errors = zip(*_draw_errors(filled, model), strict=True)

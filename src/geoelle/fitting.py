@@ -80,11 +80,19 @@ def fit_runs(
     scores = evaluate(sample, cv=cv, scale=scale)
     card = model_card(str(tables[0].header.space["model"]))
     probe = fit_probe(
-        sample.vectors_nd, sample.loss_n, groups=sample.lonlat_n2, space=tables[0].header.space, scale=scale, cv=cv,
+        sample.vectors_nd,
+        sample.loss_n,
+        groups=sample.lonlat_n2,
+        space=tables[0].header.space,
+        scale=scale,
+        cv=cv,
         features=(sample.features_nf, sample.feature_names),
     )
     probe = replace(
-        probe, scores=scores.to_dict(), folds={"kind": " ".join(repr(cv).split()), "block_m": block_m, "n": folds}, licence=card.weights_licence,
+        probe,
+        scores=scores.to_dict(),
+        folds={"kind": " ".join(repr(cv).split()), "block_m": block_m, "n": folds},
+        licence=card.weights_licence,
         versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
         data={"unit": card.unit, "runs": [run.resolve().name for run in runs], "chips": len(sample.loss_n)},
     )
@@ -101,10 +109,13 @@ def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int) -> dict[str, A
     Raises: as `fit_runs`.
     """
     tables, sample, cv = _prepared(runs, block_m, folds)
-    sizes = [{"train": len(train), "test": len(test)} for train, test in cv.split(sample.vectors_nd, None, sample.lonlat_n2)]
+    sizes = [
+        {"train": len(train), "test": len(test)} for train, test in cv.split(sample.vectors_nd, None, sample.lonlat_n2)
+    ]
     return {
         "model": tables[0].header.space["model"], "chips": sum(map(len, tables)), "usable": len(sample.loss_n),
-        "twins": len(sample.twins), "block_m": block_m, "blocks": len(np.unique(cv.labels(sample.lonlat_n2))), "folds": sizes,
+        "twins": len(sample.twins), "block_m": block_m, "blocks": len(np.unique(cv.labels(sample.lonlat_n2))),
+        "folds": sizes,
     }  # fmt: skip
 
 
@@ -122,7 +133,13 @@ def _prepared(runs: Sequence[Path], block_m: float, folds: int) -> tuple[list[Em
 def score_bars_of(table: Table) -> tuple[Score, ...]:
     """Return r of every predictor with its interval, for the figure."""
     return tuple(
-        Score(name=row.name, r=row.metrics.r.value, low=row.metrics.r.low, high=row.metrics.r.high, is_null=row.kind == "null")
+        Score(
+            name=row.name,
+            r=row.metrics.r.value,
+            low=row.metrics.r.low,
+            high=row.metrics.r.high,
+            is_null=row.kind == "null",
+        )
         for row in table.rows
     )
 
@@ -143,15 +160,27 @@ def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header
         predicted_n, y_n, score_bars_of(table), unit=unit, place_lonlat_m2=np.array(middles), place_r_m=np.array(r_m)
     )
     facts = FitFacts(
-        title=f"Does {card.name} know what it does not know?", model=card.name, space=header.space_id, target=probe.target,
-        reading=card.reading, sensor=header.sensor, chips=len(y_n), places=table.n_places, block_m=cv.block_m, folds=cv.n_splits,
-        alpha=f"{probe.embedding.alpha:.3g}", scores=score_rows(scores.to_dict()["tables"][0]), warnings=(table.sentence(), *scores.notes),
+        title=f"Does {card.name} know what it does not know?",
+        model=card.name,
+        space=header.space_id,
+        target=probe.target,
+        reading=card.reading,
+        sensor=header.sensor,
+        chips=len(y_n),
+        places=table.n_places,
+        block_m=cv.block_m,
+        folds=cv.n_splits,
+        alpha=f"{probe.embedding.alpha:.3g}",
+        scores=score_rows(scores.to_dict()["tables"][0]),
+        warnings=(table.sentence(), *scores.notes),
         versions=dict(probe.versions),
     )
     return fit_report(facts, pictures)
 
 
-def score_file(path: Path, probe_path: Path, out: Path, *, column: str | None = None, overwrite: bool = False) -> dict[str, Any]:
+def score_file(
+    path: Path, probe_path: Path, out: Path, *, column: str | None = None, overwrite: bool = False
+) -> dict[str, Any]:
     """Write the difficulty of every vector of a table as GeoParquet, streaming; return a summary.
 
     A table of geoelle is checked against the probe's space. A foreign table carries no space: its vectors are taken as
@@ -199,8 +228,14 @@ def plan_score(path: Path, probe_path: Path, *, column: str | None = None) -> di
     if first is None:
         raise FormatError(f"{path} holds no vectors; embed something first")
     probe.score(first.vectors_nd[:1])
-    return {"vectors": str(path), "dim": first.vectors_nd.shape[1], "space_checked": known,
-            "has_places": first.lonlat_n2 is not None, "probe_model": probe.space["model"], "scale": probe.scale}
+    return {
+        "vectors": str(path),
+        "dim": first.vectors_nd.shape[1],
+        "space_checked": known,
+        "has_places": first.lonlat_n2 is not None,
+        "probe_model": probe.space["model"],
+        "scale": probe.scale,
+    }
 
 
 def _check_space(path: Path, probe: Probe) -> bool:
@@ -237,6 +272,9 @@ def _score_batch(lonlat_n2: np.ndarray | None, addresses: list[str] | None, scor
     if lonlat_n2 is None:
         return pa.record_batch(columns)
     columns["geometry"] = pa.array(shapely.to_wkb(shapely.points(lonlat_n2)), pa.binary())
-    geo = {"version": "1.1.0", "primary_column": "geometry",
-           "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}}}
+    geo = {
+        "version": "1.1.0",
+        "primary_column": "geometry",
+        "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
+    }
     return pa.record_batch(columns).replace_schema_metadata({b"geo": json.dumps(geo).encode()})

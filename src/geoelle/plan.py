@@ -169,7 +169,9 @@ def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:
             f"({', '.join(card.bands)}); choose another --sensor or --model"
         )
     if cells_for_map and stride * gsd > CELL_MAX_M:
-        raise AreaError(f"cells of {stride * gsd:g} m are too coarse for a map (limit {CELL_MAX_M:g} m); lower --stride")
+        raise AreaError(
+            f"cells of {stride * gsd:g} m are too coarse for a map (limit {CELL_MAX_M:g} m); lower --stride"
+        )
     zones = lattices_for(job.area, gsd, card.chip_px, stride, job.epsg)
     cells = sum(len(a) for _, a in zones)
     if cells_for_map and cells < MIN_CELLS:
@@ -191,8 +193,11 @@ def _check_device(name: str) -> None:
 
 def _look(look: Look) -> dict[str, Any]:
     return {
-        "date": str(look.date), "half_width_days": look.date_half_width_days, "cloud": look.cloud,
-        "coverage": round(look.coverage, 4), "items": [item.id for item in look.items],
+        "date": str(look.date),
+        "half_width_days": look.date_half_width_days,
+        "cloud": look.cloud,
+        "coverage": round(look.coverage, 4),
+        "items": [item.id for item in look.items],
     }
 
 
@@ -200,6 +205,9 @@ def _blank_chips(lattice: Lattice, bands: tuple[str, ...], n: int) -> Chips:
     addresses = Addresses(lattice=lattice, rows=np.zeros(n, np.int64), cols=np.arange(n))
     return Chips(
         pixels_btcyx=np.full((n, 1, len(bands), lattice.size_px, lattice.size_px), 0.1, np.float32),
-        addresses=addresses, times_bt=np.full((n, 1), "NaT", "datetime64[s]"),
-        lonlat_b2=np.zeros((n, 2)), bands=bands, items=((),) * n,
+        addresses=addresses,
+        times_bt=np.full((n, 1), "NaT", "datetime64[s]"),
+        lonlat_b2=np.zeros((n, 2)),
+        bands=bands,
+        items=((),) * n,
     )

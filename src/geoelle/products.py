@@ -24,7 +24,7 @@ from geoelle.models import Model
 from geoelle.plan import Plan
 from geoelle.probe import Probe
 from geoelle.quicklook import CREDIT, MapText, Scene
-from geoelle.raster import BandStatistics, paint, write_cog, write_zarr
+from geoelle.raster import BandStatistics, geobox_of, paint, write_cog, write_zarr
 from geoelle.report import Counts, MapFacts, map_pictures, map_report
 from geoelle.run import Outcome, Progress, finish, run_embed
 from geoelle.scores import score_rows
@@ -50,8 +50,13 @@ class Product:
     statistics: dict[str, dict[str, float | None]]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"out": str(self.out), "files": [str(f) for f in self.files], "counts": self.counts,
-                "lines": list(self.lines), "statistics": self.statistics}
+        return {
+            "out": str(self.out),
+            "files": [str(f) for f in self.files],
+            "counts": self.counts,
+            "lines": list(self.lines),
+            "statistics": self.statistics,
+        }
 
 
 def probe_for(plan: Plan, path: Path | None) -> Probe:
@@ -64,7 +69,9 @@ def probe_for(plan: Plan, path: Path | None) -> Probe:
     probe = Probe.load(path)
     probe.check_space(space_of(plan.model, plan.bands))
     if probe.pixels is None:
-        raise ProbeError(f"the probe {path} has no pixel part, so a map would lack complexity and excess; fit it with geoelle fit")
+        raise ProbeError(
+            f"the probe {path} has no pixel part, so a map would lack complexity and excess; fit it with geoelle fit"
+        )
     return probe
 
 
@@ -119,8 +126,18 @@ def run_map(
         files += _write_zone(plan, probe, outcome, embeddings, raster, out / stem)
         for band, values in zip(BANDS, raster.values, strict=True):
             statistics[f"{stem}:{band}"] = asdict(BandStatistics.of(values))
-    finish(outcome, plan, files, {"probe": {"digest": probe.digest, "space": dict(probe.space), "scores": dict(probe.scores)}, "statistics": statistics})
-    return Product(out=out, files=tuple(files), counts=outcome.counts, lines=_lines(plan, probe, statistics), statistics=statistics)
+    finish(
+        outcome,
+        plan,
+        files,
+        {
+            "probe": {"digest": probe.digest, "space": dict(probe.space), "scores": dict(probe.scores)},
+            "statistics": statistics,
+        },
+    )
+    return Product(
+        out=out, files=tuple(files), counts=outcome.counts, lines=_lines(plan, probe, statistics), statistics=statistics
+    )
 
 
 def _write_zone(
@@ -139,20 +156,47 @@ def _write_zone(
     )
     pictures = map_pictures(raster, ramps, text, scene=_scene(embeddings, raster))
     files = [
-        OutputFile(key="difficulty", path=write_cog(raster, stem.with_suffix(".tif"), **texts), media_type=COG,
-                   roles=("data",), title="Difficulty map", is_raster=True),
-        OutputFile(key="zarr", path=write_zarr(raster, stem.with_suffix(".zarr"), **texts), media_type=ZARR,
-                   roles=("data",), title="The same map as Zarr", is_raster=True),
-        OutputFile(key="style", path=write_qml(stem.with_suffix(".qml"), ramps["difficulty"], overwrite=True),
-                   media_type="application/xml", roles=("metadata",), title="QGIS style"),
-        OutputFile(key="overview", path=write_bytes(stem.with_suffix(".png"), pictures[0].png, overwrite=True),
-                   media_type="image/png", roles=("overview",), title="Quicklook"),
+        OutputFile(
+            key="difficulty",
+            path=write_cog(raster, stem.with_suffix(".tif"), **texts),
+            media_type=COG,
+            roles=("data",),
+            title="Difficulty map",
+            is_raster=True,
+        ),
+        OutputFile(
+            key="zarr",
+            path=write_zarr(raster, stem.with_suffix(".zarr"), **texts),
+            media_type=ZARR,
+            roles=("data",),
+            title="The same map as Zarr",
+            is_raster=True,
+        ),
+        OutputFile(
+            key="style",
+            path=write_qml(stem.with_suffix(".qml"), ramps["difficulty"], overwrite=True),
+            media_type="application/xml",
+            roles=("metadata",),
+            title="QGIS style",
+        ),
+        OutputFile(
+            key="overview",
+            path=write_bytes(stem.with_suffix(".png"), pictures[0].png, overwrite=True),
+            media_type="image/png",
+            roles=("overview",),
+            title="Quicklook",
+        ),
     ]
     page = map_report(_facts(plan, probe, outcome, lattice, {f.path.name: f.path for f in files}), pictures)
     report = stem.with_name(stem.name.replace("difficulty", "report") + ".html")
     files.append(
-        OutputFile(key="report", path=write_bytes(report, page.encode(), overwrite=True), media_type="text/html",
-                   roles=("metadata",), title="Report")
+        OutputFile(
+            key="report",
+            path=write_bytes(report, page.encode(), overwrite=True),
+            media_type="text/html",
+            roles=("metadata",),
+            title="Report",
+        )
     )
     item = write_item(
         stem.with_name(stem.name.replace("difficulty", "item") + ".json"),
@@ -171,7 +215,9 @@ def _ramps(raster: xr.DataArray, probe: Probe) -> dict[str, Ramp]:
     return {
         "difficulty": Ramp.sequential(raster.values[0], label=typical, unit=_unit(probe)),
         "complexity": Ramp.sequential(raster.values[1], label="what pixels alone predict", unit=_unit(probe)),
-        "excess": Ramp.diverging(raster.values[2], label="ln(difficulty / complexity)" if probe.scale == "log" else "difficulty - complexity"),
+        "excess": Ramp.diverging(
+            raster.values[2], label="ln(difficulty / complexity)" if probe.scale == "log" else "difficulty - complexity"
+        ),
     }
 
 
@@ -252,8 +298,10 @@ def _when(plan: Plan) -> str:
 
 def _span(plan: Plan) -> tuple[np.datetime64, np.datetime64]:
     half = [np.timedelta64(int(look.date_half_width_days * 86_400), "s") for look in plan.looks]
-    return (min(look.date - h for look, h in zip(plan.looks, half, strict=True)),
-            max(look.date + h for look, h in zip(plan.looks, half, strict=True)))
+    return (
+        min(look.date - h for look, h in zip(plan.looks, half, strict=True)),
+        max(look.date + h for look, h in zip(plan.looks, half, strict=True)),
+    )
 
 
 def _period(plan: Plan) -> dict[str, datetime]:
@@ -274,7 +322,7 @@ def _scene(embeddings: Embeddings, raster: xr.DataArray) -> Scene | None:
         return None
     colours = {w: embeddings.features_nf[:, names.index(w)] for w in wanted}
     rgb = paint(embeddings.addresses, colours)
-    return Scene(rgb_yx3=np.moveaxis(rgb.values, 0, -1), bounds=tuple(raster.odc.geobox.boundingbox.bbox))
+    return Scene(rgb_yx3=np.moveaxis(rgb.values, 0, -1), bounds=tuple(geobox_of(raster).boundingbox.bbox))
 
 
 def _lines(plan: Plan, probe: Probe, statistics: dict[str, dict[str, float | None]]) -> tuple[str, ...]:
@@ -282,6 +330,7 @@ def _lines(plan: Plan, probe: Probe, statistics: dict[str, dict[str, float | Non
     for name, s in statistics.items():
         if name.endswith(":difficulty") and s["mean"] is not None:
             lines.append(
-                f"{name.split(':')[0]}: difficulty {s['minimum']:.3g} to {s['maximum']:.3g}, mean {s['mean']:.3g} {_unit(probe)}"
+                f"{name.split(':')[0]}: difficulty {s['minimum']:.3g} to {s['maximum']:.3g}, "
+                f"mean {s['mean']:.3g} {_unit(probe)}"
             )
     return (*lines, f"How to read it: {plan.model.card.reading}")

@@ -18,7 +18,7 @@ import pystac
 import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
-from odc.geo.xr import xr_coords
+from odc.geo.xr import ODCExtensionDa, xr_coords
 from shapely.geometry.base import BaseGeometry
 
 from geoelle.access import OPEN, Access, public
@@ -234,7 +234,8 @@ def _lay(found_cyx: np.ndarray, pixels_cyx: np.ndarray, source_yx: np.ndarray, n
 
 def _corners(window: xr.DataArray, addresses: Addresses) -> tuple[np.ndarray, np.ndarray]:
     """Return the row and column in the window of every chip's first pixel."""
-    lattice, geobox = addresses.lattice, window.odc.geobox
+    # `window.odc` would keep itself on the window: a cycle that holds 43 MB until the collector comes round.
+    lattice, geobox = addresses.lattice, ODCExtensionDa(window).geobox
     if geobox is None or geobox.crs is None or geobox.crs.epsg != lattice.epsg:
         found = "no CRS" if geobox is None else str(geobox.crs)
         raise InputMismatch(f"window is in {found}, chips in EPSG:{lattice.epsg}; read one for their lattice")

@@ -59,8 +59,10 @@ def run_embed(plan: Plan, out: Path, *, overwrite: bool = False, progress: Progr
     Raises: GeoelleError (the directory belongs to another run, or is finished and `overwrite` is false), ReadError.
     """
     folder = _begin(plan, out, overwrite)
-    twins = {f"twin{seed}": load_model(plan.job.model, "untrained", seed=seed, device=plan.job.device)
-             for seed in range(plan.job.twins)}
+    twins = {
+        f"twin{seed}": load_model(plan.job.model, "untrained", seed=seed, device=plan.job.device)
+        for seed in range(plan.job.twins)
+    }
     todo = [part for part in plan.parts if not _is_whole(_part_path(folder, part))]
     done = plan.chips - sum(len(part.addresses) for part in todo)
     for part, window in _windows(plan, todo):
@@ -81,10 +83,14 @@ def finish(outcome: Outcome, plan: Plan, outputs: list[Path], extra: dict[str, A
     outputs = [outcome.out / "items.json", *outputs, *outcome.parts]
     files = sorted({f for path in outputs for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()})
     manifest = {
-        "format": _FORMAT[0], "version": _FORMAT[1],
-        "job": plan.job.to_dict(), "plan": {k: v for k, v in plan.to_dict().items() if k != "encode_seconds"},
+        "format": _FORMAT[0],
+        "version": _FORMAT[1],
+        "job": plan.job.to_dict(),
+        "plan": {k: v for k, v in plan.to_dict().items() if k != "encode_seconds"},
         "versions": {name: version(name) for name in ("geoelle", "torch", "rasterio", "numpy")},
-        "counts": outcome.counts, "skipped": list(outcome.skipped), **extra,
+        "counts": outcome.counts,
+        "skipped": list(outcome.skipped),
+        **extra,
         "sha256": {f.relative_to(outcome.out).as_posix(): sha256(f) for f in files},
     }
     return write_bytes(outcome.out / "run.json", _json(manifest), overwrite=True)
@@ -174,6 +180,7 @@ def _is_whole(part: Path) -> bool:
 
 def _windows(plan: Plan, parts: list[Part]) -> Iterator[tuple[Part, xr.DataArray]]:
     """Read one window ahead of the encoder."""
+
     def read(part: Part) -> xr.DataArray:
         box = part.addresses.lattice.union_geobox(part.addresses.rows, part.addresses.cols)
         return read_window(
@@ -195,8 +202,12 @@ def _windows(plan: Plan, parts: list[Part]) -> Iterator[tuple[Part, xr.DataArray
 def _embed_window(plan: Plan, part: Part, window: xr.DataArray, twins: dict[str, Model]) -> Embeddings:
     pieces = [
         embed_chips(
-            cut(window, part.addresses[i : i + BATCH]), plan.model, loss=plan.job.loss, twins=twins,
-            precision=plan.job.precision, sensor=plan.found.sensor.name,
+            cut(window, part.addresses[i : i + BATCH]),
+            plan.model,
+            loss=plan.job.loss,
+            twins=twins,
+            precision=plan.job.precision,
+            sensor=plan.found.sensor.name,
         )
         for i in range(0, len(part.addresses), BATCH)
     ]

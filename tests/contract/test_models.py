@@ -193,7 +193,7 @@ def test_wrong_weights_say_what_they_are(damage: str, tmp_path) -> None:
         save_file({"a": np.zeros(3)}, path)
     elif damage == "wrong shape":
         save_file({"norm.weight": np.zeros(3)}, path, metadata={"config": "{}"})
-    with pytest.raises(WeightsError, match="weights.safetensors"):
+    with pytest.raises(WeightsError, match=r"weights\.safetensors"):
         load_model("nano", str(path))
 
 

@@ -66,7 +66,7 @@ def start(*args: object, cwd: Path | None = None, before: object = None) -> subp
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=before,
     )
 

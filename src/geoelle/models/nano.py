@@ -111,7 +111,9 @@ class NanoNet(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         self.to_decoder = nn.Linear(config.dim, config.decoder_dim)
         self.mask_token = nn.Parameter(torch.empty(config.decoder_dim))
-        self.decoder = nn.ModuleList(Block(config.decoder_dim, config.decoder_heads) for _ in range(config.decoder_depth))
+        self.decoder = nn.ModuleList(
+            Block(config.decoder_dim, config.decoder_heads) for _ in range(config.decoder_depth)
+        )
         self.decoder_norm = nn.LayerNorm(config.decoder_dim)
         if config.objective == "latent":
             self.head: nn.Module = nn.Linear(config.decoder_dim, config.target_dim)
@@ -246,7 +248,8 @@ CARD = Card(
     objective="pixel",
     mask_ratio=0.75,
     unit="MSE in band variances",
-    reading="High: the network cannot fill in the hidden ground from what surrounds it (texture, edges, rare surfaces). "
+    reading="High: the network cannot fill in the hidden ground from what surrounds it "
+    "(texture, edges, rare surfaces). "
     "Low: uniform or familiar ground.",
     code_licence="Apache-2.0",
     weights_licence="CC-BY-4.0",
@@ -284,7 +287,8 @@ def _read(path: Path) -> Nano:
         config = NanoConfig(**json.loads(metadata["config"]))
     except (KeyError, TypeError, ValueError) as cause:
         raise WeightsError(
-            f"{path.name} is not a nano weights file (no usable `config` in its header); train one with scripts/train_nano.py"
+            f"{path.name} is not a nano weights file (no usable `config` in its header); "
+            "train one with scripts/train_nano.py"
         ) from cause
     net = NanoNet(config)
     try:
