@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import torch
+
 from geoelle.cli import main
 
 __all__ = ["DEMO_ARGS", "SEAM", "SMALL", "Result", "geoelle", "invoke", "start"]
@@ -22,6 +24,7 @@ SMALL = "--bbox=-75.655,37.66,-75.64,37.67"
 """72 cells of one part."""
 DEMO_ARGS = ("--dates", "2015/2018", "--catalog", "demo")
 _LONGEST_S = 200
+torch.set_num_threads(1)  # as in the processes that `start` starts; two workers of two threads wait for one another
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def test_a_notebook_is_valid_and_kept_without_outputs(path: Path) -> None:
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(not cell.outputs and cell.execution_count is None for cell in code), "clear all outputs before committing"
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), "clear all outputs, then commit"
     assert not any(re.search(r"(?<![\w.])/(home|root|tmp|Users)/", cell.source) for cell in notebook.cells)
 
 

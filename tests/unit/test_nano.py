@@ -21,6 +21,7 @@ from geoelle.models.nano import BANDS, CARD, NORM_EPS, TEMPERATURE, WEIGHTS, Nan
 
 TINY = NanoConfig(dim=16, depth=1, heads=2, decoder_dim=8, decoder_depth=1, decoder_heads=2, target_dim=12)
 HIDDEN = 40
+assert (TEMPERATURE, NORM_EPS) == (0.1, 0.01), "the numbers of the weights that ship"
 
 
 @pytest.fixture(scope="module")
