@@ -51,7 +51,8 @@ def measure(repeats: int, *, quick: bool) -> Section:
         text=(
             "`geoelle map` in a process of its own, from the search to the last file, on all cores. The large area "
             "is a mosaic of copies of the demo scene whose geotransforms are moved, so that real pixels lie side by "
-            "side. What grows with the area is the table of vectors; windows and chips do not."
+            "side. Windows and chips are read part by part; the table of vectors, and whatever the allocator keeps, "
+            "grow with the area."
         ),
         ratio="times the small map",
         rows=rows,
