@@ -30,7 +30,7 @@ def check_free(path: str | Path, *, overwrite: bool) -> Path:
     if not path.parent.is_dir():
         raise GeoelleError(f"writing failed for {path} (no directory {path.parent}); create it first")
     if path.exists() and not overwrite:
-        raise GeoelleError(f"writing refused for {path} (it exists); pass overwrite=True or another name")
+        raise GeoelleError(f"writing refused for {path} (it exists); --overwrite (overwrite=True) replaces it")
     return path
 
 

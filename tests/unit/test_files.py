@@ -32,7 +32,7 @@ def test_write_bytes_follows_the_umask(tmp_path: Path) -> None:
 
 def test_existing_file_is_kept_without_overwrite(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a.bin", b"old")
-    with pytest.raises(GeoelleError, match=r"a\.bin \(it exists\); pass overwrite=True"):
+    with pytest.raises(GeoelleError, match=r"a\.bin \(it exists\); --overwrite"):
         write_bytes(tmp_path / "a.bin", b"new")
     assert (tmp_path / "a.bin").read_bytes() == b"old"
     write_bytes(tmp_path / "a.bin", b"new", overwrite=True)
