@@ -4,7 +4,8 @@
 
 IMAGERY_FOLDER holds the files at the relative paths listed below. `pretrain` and `fit` take permissive sources only
 (CC0, CC-BY, MIT, Apache, CDLA-Permissive, plain Copernicus): what ships is made from them. `test` places may carry any licence that
-allows reading: nothing made from them ships. The split is written out by hand so that neighbours stay together.
+allows reading: nothing made from them ships. A repository without a licence is not permissive, whatever its imagery is
+(Sen1Floods11 was taken out for that). The split is written out by hand so that neighbours stay together.
 """
 
 from __future__ import annotations
@@ -103,14 +104,6 @@ GROUPS = [
         "L2A",
         S2_12,
         [("train/hydro/patch_1000.tif", "hydro_1000", 1000), ("train/hydro/patch_100000.tif", "hydro_100000", 1000)],
-    ),
-    (
-        "pretrain",
-        "Sen1Floods11",
-        "CC-BY-4.0",
-        "L1C",
-        S2_13,
-        [("change/sen1floods11/Spain_7370579_S2.tif", "spain_7370579", 0)],
     ),
     (
         "pretrain",
@@ -287,7 +280,7 @@ GROUPS = [
 
 
 def main(root: Path) -> None:
-    lonlats = {row["path"]: row.get("lonlat") for row in json.loads((root / "index.json").read_text())}
+    index = {row["path"]: row for row in json.loads((root / "index.json").read_text())}
     rows = []
     for chosen, source, licence, level, bands, files in GROUPS:
         for path, place, offset in files:
@@ -301,7 +294,8 @@ def main(root: Path) -> None:
                     "level": level,
                     "bands": bands.split(),
                     "offset_dn": offset,
-                    "lonlat": lonlats[path],
+                    "lonlat": index[path].get("lonlat"),
+                    "origin": index[path]["source"],
                     "sha256": hashlib.sha256((root / path).read_bytes()).hexdigest(),
                 }
             )
@@ -313,7 +307,10 @@ def main(root: Path) -> None:
     card = {
         "credit": "contains modified Copernicus Sentinel data 2015-2023",
         "note": "offset_dn is subtracted before scaling by 1/10000. Where a source states no processing baseline it was read "
-        "from the darkest pixels (cirrus and SWIR bands near 1000 instead of near 0). lonlat null: not recorded.",
+        "from the darkest pixels (cirrus and SWIR bands near 1000 instead of near 0). lonlat null: not recorded. origin says where the file lies upstream; "
+        "sha256 is of the file as used: pixels unchanged, some rewritten as deflated GeoTIFF with 20 and 60 m bands repeated "
+        "onto the 10 m grid. Licences of BigEarthNet, EuroSAT and SSL4EO-S12 were read from their publishers; those of the "
+        "others are their repositories'.",
         "files": rows,
     }
     out.write_text(json.dumps(card, indent=1) + "\n")

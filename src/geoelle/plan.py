@@ -20,6 +20,7 @@ import torch
 from geoelle.area import Addresses, Area, Lattice, lattices_for
 from geoelle.catalog import CLOUD_MAX, LOOKS, Found, search
 from geoelle.chips import Chips
+from geoelle.embed import BATCH, embed_chips
 from geoelle.errors import AreaError, CatalogError, ModelError
 from geoelle.harmonise import has_asset
 from geoelle.models import Model, load_model
@@ -101,11 +102,12 @@ class Plan:
 
     @cached_property
     def chips_per_second(self) -> float:
-        """Measure the encoder on one batch of blank chips, on this machine."""
-        chips = _blank_chips(self.zones[0][0], self.bands, 64)
-        self.model.encode(chips)
+        """Measure blank chips on this machine, embedded as the run will: with its loss and as many twins."""
+        chips = _blank_chips(self.zones[0][0], self.bands, 2 * BATCH)
+        twins = {f"twin{number}": self.model for number in range(self.job.twins)}
+        embed_chips(chips[:2], self.model, loss=self.job.loss, twins=twins, precision=self.job.precision)
         began = time.perf_counter()
-        self.model.encode(chips)
+        embed_chips(chips, self.model, loss=self.job.loss, twins=twins, precision=self.job.precision)
         return len(chips) / (time.perf_counter() - began)
 
     @cached_property

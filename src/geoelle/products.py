@@ -239,11 +239,10 @@ def _facts(plan: Plan, probe: Probe, outcome: Outcome, lattice: Lattice, files: 
         epsg=(lattice.epsg,),
         cell_m=lattice.cell_m,
         counts=Counts(planned=outcome.counts["planned"], read=outcome.counts["read"], empty=outcome.counts["empty"],
-                      skipped={}),
+                      skipped=reasons),
         items=tuple(sorted({i.id for look in plan.looks for i in look.items})),
         warnings=(
             f"Clouds: {plan.found.sensor.note}",
-            *(f"{count} assets could not be read and were skipped: {reason}" for reason, count in reasons.items()),
             *((f"The probe behind this map, on places held out: {fit[0]['sentence']}",) if fit else ()),
         ),
         scores=score_rows(fit[0]) if fit else (),

@@ -60,7 +60,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Count chips: planned, read, without enough valid pixels, and skipped with each reason's count."""
+    """Count chips: planned, read, without enough valid pixels; and assets skipped, with each reason's count."""
 
     planned: int
     read: int
@@ -69,7 +69,7 @@ class Counts:
 
     def __str__(self) -> str:
         skipped = sum(self.skipped.values())
-        return f"{self.planned:,} planned, {self.read:,} read, {self.empty:,} empty, {skipped:,} skipped"
+        return f"{self.planned:,} planned, {self.read:,} read, {self.empty:,} empty; {skipped:,} assets skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ class FitFacts:
 def map_report(facts: MapFacts, figures: Sequence[Picture]) -> str:
     """Return the page of a map: warnings, first figure, how to read it, scores, other figures, facts."""
     lost = [
-        f"{count:,} of {facts.counts.planned:,} chips were skipped: {reason}"
+        f"{count:,} assets could not be read and were skipped: {reason}"
         for reason, count in facts.counts.skipped.items()
     ]
     corners = ", ".join(f"{degrees:g}" for degrees in facts.bbox)

@@ -237,6 +237,7 @@ def test_skipping_leaves_a_gap_where_the_item_was_and_nowhere_else(
     np.testing.assert_array_equal(gappy[:, ~middle], whole[:, ~middle])
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "1 assets could not be read and were skipped" in page
+    assert "48 planned, 32 read, 16 empty; 1 assets skipped" in page
 
 
 def test_the_rest_of_the_run_stops_at_the_first_item_that_fails(places: Places, tmp_path: Path) -> None:

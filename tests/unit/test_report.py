@@ -111,7 +111,7 @@ def test_map_page_states_the_facts() -> None:
     facts = {row[0]: row[1] for row in page.rows if len(row) == 2}
     assert facts["Where"] == "-77.77, 37.77, -77.59, 37.91 (west, south, east, north, degrees); 256 km²"
     assert facts["When"] == "2024-06-01/2024-06-30"
-    assert facts["Chips"] == "10,000 planned, 9,283 read, 600 empty, 117 skipped"
+    assert facts["Chips"] == "10,000 planned, 9,283 read, 600 empty; 117 assets skipped"
     assert facts["Cell"] == "160 m"
     assert facts["CRS"] == "EPSG:32618, EPSG:32619"
     assert facts["Imagery"] == "sentinel-2-l2a, 2 items from earth-search"
@@ -137,11 +137,11 @@ def test_score_table_keeps_order_and_marks_what_is_missing() -> None:
     assert "only above its nulls" in page.text
 
 
-def test_warnings_come_first_and_skipped_chips_are_one() -> None:
+def test_warnings_come_first_and_skipped_assets_are_one() -> None:
     pictures = [Picture(title="Map", caption="Seen.", png=PNG)]
     html = map_report(map_facts(warnings=("pixel trees beat the probe",)), pictures)
     page = Page(html)
-    assert "117 of 10,000 chips were skipped: HTTP 503" in page.text
+    assert "117 assets could not be read and were skipped: HTTP 503" in page.text
     assert html.index("pixel trees beat the probe") < html.index("<img") < html.index("<table")
     quiet = Page(map_report(map_facts(counts=Counts(planned=1, read=1, empty=0)), pictures))
     assert "Warning" not in quiet.text
