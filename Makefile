@@ -6,29 +6,36 @@ TORCH_INDEX ?=
 OUT ?= out
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTABLE := $(VENV)/.ready-test
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint docs bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.4"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,dask]"
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.4"
+	$(PIP) --editable ".[dask]"
+	touch $@
+
+$(TESTABLE): $(READY)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.4" "torchvision>=0.19"
+	$(PIP) --editable ".[test,dask]"
 	touch $@
 
 demo: $(READY)  ## Map the embedded scene of the Virginia coast.
 	$(BIN)/geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo -o $(OUT) --overwrite
 
-test: $(READY)  ## Run every test; needs no network.
+test: $(TESTABLE)  ## Run every test; needs no network.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-lint: $(READY)
+lint: $(TESTABLE)
 	$(BIN)/ruff check src tests scripts benchmarks
 	$(BIN)/python scripts/make_docs.py --check
 
-docs: $(READY)  ## Write the generated pages: docs/cli.md, docs/models.md.
+docs: $(TESTABLE)  ## Write the generated pages: docs/cli.md, docs/models.md.
 	$(BIN)/python scripts/make_docs.py
 
-bench: $(READY)
+bench: $(TESTABLE)
 	$(BIN)/python benchmarks/bench.py
 
 clean:

@@ -32,7 +32,7 @@ def main(imagery: Path, runs: tuple[Path, ...], threads: int) -> None:
     for run in runs:
         weights = run / "nano.safetensors"
         nano.WEIGHTS = weights  # the twins take the band statistics and the objective of the weights compared
-        model = nano.load()
+        model = nano.load("nano")
         found = nano_samples.labelled(imagery, ("fit", "test"), model, cap=64)
         scores = evaluate(found.sample, cv=PlaceKFold(5), groups=found.places_n)
         last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class Chips:
     `pixels_btcyx` is float32 in physical units (reflectance 0-1, or dB), rows from north to south; NaN is
     nodata or masked. `addresses` has one address a chip; `times_bt` is datetime64[s], UTC, NaT for a
     frame without an item; `lonlat_b2` is the chip centres in degrees, float64; `bands` names the c axis;
-    `items` has a tuple of item ids a chip.
+    `items` has a tuple of item ids a chip; `sensor` names whose bands these are, "" where unknown.
 
     Raises:
         InputMismatch: parts of unlike length, type or range.
@@ -102,6 +102,7 @@ class Chips:
     lonlat_b2: np.ndarray
     bands: tuple[str, ...]
     items: tuple[tuple[str, ...], ...]
+    sensor: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bands", tuple(self.bands))
@@ -142,6 +143,7 @@ class Chips:
             lonlat_b2=self.lonlat_b2[key],
             bands=self.bands,
             items=tuple(self.items[i] for i in rows),
+            sensor=self.sensor,
         )
 
     @property
@@ -173,11 +175,5 @@ class Chips:
         if missing := [name for name in names if name not in self.bands]:
             lacking, had = ", ".join(missing), ", ".join(self.bands)
             raise InputMismatch(f"chips lack the bands {lacking} (they have {had}); ask for others")
-        return Chips(
-            pixels_btcyx=self.pixels_btcyx[:, :, [self.bands.index(name) for name in names]],
-            addresses=self.addresses,
-            times_bt=self.times_bt,
-            lonlat_b2=self.lonlat_b2,
-            bands=tuple(names),
-            items=self.items,
-        )
+        chosen = [self.bands.index(name) for name in names]
+        return replace(self, pixels_btcyx=self.pixels_btcyx[:, :, chosen], bands=tuple(names))

@@ -8,7 +8,8 @@ masks of each of two independent permutations seeded by the chip's address.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,8 +22,8 @@ from geoelle import complexity
 from geoelle.chips import Chips
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import CapabilityError, InputMismatch
-from geoelle.models.base import Model
-from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of
+from geoelle.models.base import Card, Loss, Model
+from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of, visible_patches
 
 __all__ = ["BATCH", "DRAWS", "PATCH_VALID", "embed_chips", "patch_losses", "space_of"]
 
@@ -44,9 +45,14 @@ def space_of(model: Model, bands: tuple[str, ...], draws: int = DRAWS) -> dict[s
         "bands": " ".join(bands),
         "pooling": "mean of valid patch tokens",
         "target": f"{card.target}:{card.objective}",
-        "masking": f"{card.mask_ratio:g} of {card.grid}x{card.grid}, {draws} draws of {PERMUTATIONS} permutations, "
-        "splitmix64",
+        "masking": f"{card.mask_ratio:g} of {_extent(card)}, {draws} draws of {PERMUTATIONS} permutations, splitmix64",
     }
+
+
+def _extent(card: Card) -> str:
+    """Return what the mask runs over, in words: "8x8", or "t x g x 8x8" where frames and band groups are hidden too."""
+    places = f"{card.grid}x{card.grid}"
+    return " x ".join([*(a for a in card.mask_axes if a in "tg"), *([places] if "h" in card.mask_axes else [])])
 
 
 def embed_chips(
@@ -57,13 +63,12 @@ def embed_chips(
     twins: Mapping[str, Model] | None = None,
     batch: int = BATCH,
     precision: str = "fp32",
-    sensor: str = "",
 ) -> Embeddings:
     """Embed chips, and with `loss` compute the model's pretraining loss on each.
 
     `twins` are untrained models embedded on the same pixels (nulls of a fit). Invalid chips keep their row with NaN
-    vectors. `precision` is `fp32` or `bf16` (autocast). Rows do not depend on `batch` beyond rounding, nor on the count
-    of cores at all.
+    vectors. `precision` is `fp32`, `bf16` or `fp16` (autocast). Rows do not depend on `batch` beyond rounding, nor on
+    the count of cores at all.
 
     Raises: InputMismatch, CapabilityError (a loss is asked of a model that has none).
     """
@@ -83,7 +88,7 @@ def embed_chips(
         twins={name: np.concatenate([p["twins"][name] for p in parts]) for name in parts[0]["twins"]},
         header=Header(
             space=space_of(model, chips.bands),
-            sensor=sensor,
+            sensor=chips.sensor,
             bands=chips.bands,
             feature_names=complexity.feature_names(chips.bands),
             versions={"geoelle": version("geoelle"), "torch": torch.__version__.split("+")[0]},
@@ -97,7 +102,7 @@ def patch_losses(chips: Chips, model: Model, batch: int = BATCH) -> np.ndarray:
 
     def mean_errors(part: Chips) -> np.ndarray:
         filled, usable = _fill(part, model.card.patch_px)
-        errors = np.stack([e for _, e in _draw_errors(filled, model)])
+        errors = np.stack([loss.error_bhw.float().cpu().numpy() for _, loss in _draws(filled, model)])
         mean = np.where(usable, np.nanmean(errors, axis=0), np.nan)
         return np.where(part.valid_b[:, None, None], mean, np.nan).astype(np.float32)
 
@@ -132,9 +137,8 @@ def _embed_batch(
         "loss_rel_n2": None,
     }
     if loss:
-        streams, errors = zip(*_draw_errors(filled, model), strict=True)
-        # Every hidden and usable patch of a draw weighs the same, as in the objective itself.
-        draws_kn = np.stack([_mean(np.where(usable, e, np.nan).reshape(len(e), -1)) for e in errors])
+        streams, losses = zip(*_draws(filled, model), strict=True)
+        draws_kn = np.stack([_total(loss, usable, model.card.additive) for loss in losses])
         rel = np.stack([draws_kn[np.array(streams) == s].mean(axis=0) for s in range(PERMUTATIONS)], axis=1)
         row["loss_rel_n2"] = _blank(rel, invalid)
         row["loss_n"] = _blank(rel.mean(axis=1), invalid)
@@ -165,25 +169,38 @@ def _pool(chips: Chips, model: Model, usable: np.ndarray, invalid: np.ndarray, p
 
 
 def _autocast(precision: str) -> contextlib.ExitStack:
-    """Return bfloat16 arithmetic wherever the model may lie, for `bf16`."""
+    """Return arithmetic in `bf16` or `fp16` wherever the model may lie; none of it for `fp32`."""
     stack = contextlib.ExitStack()
-    if precision == "bf16":
+    if half := {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision):
         for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            stack.enter_context(torch.autocast(kind, torch.bfloat16))
+            stack.enter_context(torch.autocast(kind, half))
     return stack
 
 
-def _draw_errors(chips: Chips, model: Model) -> list[tuple[int, np.ndarray]]:
-    """Return [(permutation, error (b, h, w)), ...] for every mask drawn."""
-    grid, names = model.card.grid, chips.addresses.strings()
-    hidden = hidden_count(grid * grid, model.card.mask_ratio)
-    out = []
+def _draws(chips: Chips, model: Model) -> Iterator[tuple[int, Loss]]:
+    """Yield (permutation, loss) for every mask drawn."""
+    shape, names = model.card.mask_shape(chips), chips.addresses.strings()
+    tokens = math.prod(shape)
+    hidden = hidden_count(tokens, model.card.mask_ratio)
+    seen = model.card.visible_ratio and max(int(tokens * model.card.visible_ratio), 1)
     for stream in range(PERMUTATIONS):
-        order = permutations(seeds_of(names, stream), grid * grid)
+        order = permutations(seeds_of(names, stream), tokens)
         for draw in range(DRAWS):
-            mask = hidden_patches(order, hidden, draw, DRAWS).reshape(len(chips), grid, grid)
-            out.append((stream, model.loss(chips, mask).error_bhw.float().cpu().numpy()))
-    return out
+            mask = hidden_patches(order, hidden, draw, DRAWS).reshape(len(chips), *shape)
+            if seen is None:
+                yield stream, model.loss(chips, mask)
+            else:
+                visible = visible_patches(order, hidden, seen, draw, DRAWS).reshape(mask.shape)
+                yield stream, model.loss(chips, mask, visible)
+
+
+def _total(loss: Loss, usable_bhw: np.ndarray, additive: bool) -> np.ndarray:
+    """Return (b,): the objective. Where it is a mean of token errors, every hidden and usable token weighs the same."""
+    if not additive:
+        return loss.total_b.float().cpu().numpy()
+    error = loss.error.float().cpu().numpy()
+    usable = usable_bhw.reshape(len(error), *[1] * (error.ndim - 3), *usable_bhw.shape[1:])
+    return _mean(np.where(usable, error, np.nan).reshape(len(error), -1))
 
 
 def _mean(values_bn: np.ndarray) -> np.ndarray:

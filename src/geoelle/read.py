@@ -120,6 +120,7 @@ def cut(window: xr.DataArray, addresses: Addresses, *, times: Sequence[np.dateti
         lonlat_b2=addresses.lonlat_n2,
         bands=tuple(str(name) for name in window["band"].values),
         items=items,
+        sensor=str(window.attrs.get("sensor", "")),
     )
 
 

@@ -207,7 +207,6 @@ def _embed_window(plan: Plan, part: Part, window: xr.DataArray, twins: dict[str,
             loss=plan.job.loss,
             twins=twins,
             precision=plan.job.precision,
-            sensor=plan.found.sensor.name,
         )
         for i in range(0, len(part.addresses), BATCH)
     ]

@@ -72,9 +72,7 @@ def test_windows_are_equal_to_the_last_pixel(cog, col, row, width, height):
 def test_a_window_of_a_scene_is_equal_to_odc_stac(tmp_path, col, row, width, height):
     item = make_item(tmp_path)
     box = box_of(WEST + 10 * col, NORTH - 10 * row, width, height)
-    look = Look(
-        date=np.datetime64("2024-06-01"), date_half_width_days=0, items=(item,), cloud=None, coverage=1
-    )
+    look = Look(date=np.datetime64("2024-06-01"), date_half_width_days=0, items=(item,), cloud=None, coverage=1)
     ours = read_window([look], box, load_sensor("sentinel-2-l2a"), ("red", "nir08"))
     config = {"*": {"assets": {"*": {"data_type": "uint16", "nodata": 0}}, "warnings": "ignore"}}
     theirs = odc.stac.load([item], bands=["red", "nir08"], geobox=box, stac_cfg=config, resampling="nearest")
@@ -218,12 +216,8 @@ def test_an_item_without_geometry_is_read_by_its_bbox(tmp_path):
     item.geometry = None
     item.add_asset(
         "image",
-        pystac.Asset(
-            href=str(write_cog(tmp_path / "i.tif", np.full((4, 192, 192), 51, np.uint8), nodata=None))
-        ),
+        pystac.Asset(href=str(write_cog(tmp_path / "i.tif", np.full((4, 192, 192), 51, np.uint8), nodata=None))),
     )
-    look = Look(
-        date=np.datetime64("2024-06-01"), date_half_width_days=0, items=(item,), cloud=None, coverage=1
-    )
+    look = Look(date=np.datetime64("2024-06-01"), date_half_width_days=0, items=(item,), cloud=None, coverage=1)
     window = read_window([look], box_of(WEST, NORTH, 32, 32), load_sensor("naip"), ("red",))
     assert np.allclose(window.values, 0.2)

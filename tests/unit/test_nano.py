@@ -26,7 +26,7 @@ assert (TEMPERATURE, NORM_EPS) == (0.1, 0.01), "the numbers of the weights that 
 
 @pytest.fixture(scope="module")
 def nano() -> Nano:
-    return load()
+    return load("nano")
 
 
 def make_chips(n: int = 2, bands: tuple[str, ...] = BANDS, seed: int = 0) -> Chips:
@@ -113,7 +113,7 @@ def test_a_file_cut_anywhere_is_refused(keep: int, tmp_path: Path) -> None:
 
 
 def test_a_twin_keeps_the_band_statistics_and_nothing_else(nano: Nano) -> None:
-    first, again, other = (load("untrained", seed=s) for s in (0, 0, 1))
+    first, again, other = (load("nano", "untrained", seed=s) for s in (0, 0, 1))
     assert first.weights_sha256 == "untrained-0" and other.weights_sha256 == "untrained-1"
     for name, value in nano.net.state_dict().items():
         mine, same, others = (m.net.state_dict()[name] for m in (first, again, other))
@@ -179,7 +179,7 @@ def test_the_loss_goes_to_the_patches_that_were_hidden(nano: Nano) -> None:
 def test_masks_of_unlike_counts_in_a_batch_are_refused(nano: Nano) -> None:
     hidden = make_mask()
     hidden[0] = ~hidden[0]
-    with pytest.raises(ValueError, match="same number of patches"):
+    with pytest.raises(ValueError, match="same number of tokens"):
         nano.loss(make_chips(), hidden)
 
 
@@ -217,7 +217,7 @@ def test_a_trained_model_knows_more_than_its_twin(nano: Nano) -> None:
     ground = 0.08 + 0.1 * x + 0.06 * (y > 0.5)
     pixels = np.broadcast_to(ground.astype(np.float32), chips.pixels_btcyx.shape).copy()
     chips, hidden = replace(chips, pixels_btcyx=pixels), make_mask(4)
-    trained, twin = (m.loss(chips, hidden).total_b.mean().item() for m in (nano, load("untrained")))
+    trained, twin = (m.loss(chips, hidden).total_b.mean().item() for m in (nano, load("nano", "untrained")))
     assert trained < 0.5 * twin
 
 

@@ -82,7 +82,7 @@ def test_each_part_is_embedded_as_it_would_be_alone(plan: Plan, whole: Path) -> 
     part = plan.parts[1]
     box = part.addresses.lattice.union_geobox(part.addresses.rows, part.addresses.cols)
     window = read_window(plan.looks, box, plan.found.sensor, plan.bands)
-    alone = embed_chips(cut(window, part.addresses), plan.model, sensor="sentinel-2-l2a")
+    alone = embed_chips(cut(window, part.addresses), plan.model)
     kept = Embeddings.read(whole / "embeddings" / f"{PARTS[1]}.parquet")
     assert kept.addresses.strings() == alone.addresses.strings()
     assert kept.header.space == alone.header.space and kept.header.sensor == "sentinel-2-l2a"

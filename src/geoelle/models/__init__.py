@@ -10,10 +10,10 @@ from types import ModuleType
 from geoelle.errors import UnknownModel
 from geoelle.models.base import Card, Loss, Model, Tokens
 
-__all__ = ["Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card"]
+__all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
 
 MODELS = {"nano": "geoelle.models.nano"}
-"""Name -> module with `CARD` and `load(weights, seed)`."""
+"""Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 
 def list_models() -> list[str]:
@@ -26,7 +26,7 @@ def model_card(name: str) -> Card:
 
     Raises: UnknownModel.
     """
-    return _module(name).CARD
+    return module_of(name).CARDS[name]
 
 
 def load_model(name: str, weights: str | None = None, *, seed: int = 0, device: str = "cpu") -> Model:
@@ -37,10 +37,14 @@ def load_model(name: str, weights: str | None = None, *, seed: int = 0, device: 
 
     Raises: UnknownModel, WeightsError.
     """
-    return _module(name).load(weights, seed=seed).to(device)
+    return module_of(name).load(name, weights, seed=seed).to(device)
 
 
-def _module(name: str) -> ModuleType:
+def module_of(name: str) -> ModuleType:
+    """Return the module (or object) behind a name.
+
+    Raises: UnknownModel.
+    """
     if name in MODELS:
         return importlib.import_module(MODELS[name])
     for entry in entry_points(group="geoelle.models", name=name):

@@ -1,20 +1,22 @@
-"""Describe what a foundation model needs and gives: `Card`, `Tokens`, `Loss`, `Model`."""
+"""Describe what a foundation model needs and gives: `Card`, `Tokens`, `Loss`, `Model` and their base `Adapter`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from geoelle.errors import InputMismatch
+from geoelle.errors import CapabilityError, InputMismatch
+from geoelle.models.weights import Remote
 
 if TYPE_CHECKING:
-    import torch
-
     from geoelle.chips import Chips
 
-__all__ = ["Card", "Loss", "Model", "Tokens"]
+__all__ = ["Adapter", "Card", "Loss", "Model", "Tokens"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +24,8 @@ class Card:
     """State everything a caller must know about a model; data only.
 
     `reading` says in one sentence what a high value means; legends print it. `mask_axes` names the axes that the
-    pretraining mask runs over. `additive` is true when the loss of a chip is the plain mean of its patch errors,
-    so that patches without valid pixels can leave the mean exactly.
+    pretraining mask runs over, in this order: t frames, g band groups, h and w patches. `additive` is true when the
+    loss of a chip is the plain mean of its token errors, so that patches without valid pixels can leave it exactly.
     """
 
     name: str
@@ -38,13 +40,17 @@ class Card:
     band_subset: bool
     """Whether any subset of `bands` is a legal input."""
     min_bands: int = 1
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Band groups that have a token each (axis g). A subset of the bands is then a set of whole groups."""
     frames: tuple[int, int] = (1, 1)
     target: str = "loss"
-    """`loss` where the true pretraining objective is computed, else the name of the proxy."""
+    """`loss` where the true pretraining objective is computed, the name of a proxy, or `none`."""
     objective: str = ""
     unit: str = ""
     """Unit of the target, in words."""
     mask_ratio: float
+    visible_ratio: float | None = None
+    """Share of the tokens that the encoder sees under the mask, where that is less than all that are not hidden."""
     mask_axes: tuple[str, ...] = ("h", "w")
     additive: bool = True
     needs: tuple[str, ...] = ()
@@ -52,7 +58,10 @@ class Card:
     reading: str
     code_licence: str
     weights_licence: str
-    download_bytes: int
+    terms: str = ""
+    """What a restrictive licence forbids, in a sentence; shown before the first download."""
+    files: tuple[Remote, ...] = ()
+    """The published files, in the order `load` takes them."""
     embedded: bool = False
     """Whether the weights ship in the wheel."""
     source: str
@@ -66,6 +75,20 @@ class Card:
     def grid(self) -> int:
         """Patches along one side of a chip."""
         return self.chip_px // self.patch_px
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes of the published files, as far as they are known."""
+        return sum(f.bytes or f.bytes_about for f in self.files)
+
+    def groups_of(self, bands: Sequence[str]) -> tuple[int, ...]:
+        """Return the positions in `groups` of those whose bands are all there."""
+        return tuple(i for i, group in enumerate(self.groups) if set(group) <= set(bands))
+
+    def mask_shape(self, chips: Chips) -> tuple[int, ...]:
+        """Return the sizes of `mask_axes` for these chips."""
+        sizes = {"t": chips.shape[1], "g": len(self.groups_of(chips.bands)), "h": self.grid, "w": self.grid}
+        return tuple(sizes[axis] for axis in self.mask_axes)
 
     def check(self, chips: Chips) -> None:
         """Raise `InputMismatch` where chips are of another size, frame count or band set than the model takes."""
@@ -90,6 +113,13 @@ class Card:
                 f"{self.name} needs bands {', '.join(missing)} that the chips lack "
                 f"(it takes {'at least ' + str(self.min_bands) if self.band_subset else 'all'} of its bands)"
             )
+        if self.groups:
+            whole = {band for i in self.groups_of(chips.bands) for band in self.groups[i]}
+            if alone := [b for b in chips.bands if b not in whole]:
+                sets = "; ".join(", ".join(group) for group in self.groups)
+                raise InputMismatch(
+                    f"{self.name} takes bands in whole groups ({sets}); {', '.join(alone)} lacks its own"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +130,28 @@ class Tokens:
     summary token, or None.
     """
 
-    patch_bhwd: torch.Tensor
-    summary_bd: torch.Tensor | None = None
+    patch_bhwd: Tensor
+    summary_bd: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """Hold the pretraining objective for a batch under one mask.
 
-    `total_b` is the exact objective per sample. `terms` are its named summands, each (b,). `error_bhw` is the mean
-    error over the hidden tokens at each place, NaN where none was hidden; its spatial mean is the total only when
-    `Card.additive` says so.
+    `total_b` is the exact objective per sample. `terms` are its named summands, each (b,). `error` is the error of
+    every token, NaN where it was visible: axes b, then t and g where `Card.mask_axes` has them, then h and w. The mean
+    over its tokens is the total only when `Card.additive` says so.
     """
 
-    total_b: torch.Tensor
-    terms: dict[str, torch.Tensor]
-    error_bhw: torch.Tensor
+    total_b: Tensor
+    terms: dict[str, Tensor]
+    error: Tensor
+
+    @property
+    def error_bhw(self) -> Tensor:
+        """Return the mean error over the hidden tokens at each place, NaN where none was hidden."""
+        inner = tuple(range(1, self.error.ndim - 2))
+        return self.error.nanmean(dim=inner) if inner else self.error
 
 
 class Model(Protocol):
@@ -130,6 +166,55 @@ class Model(Protocol):
         """Return tokens of (b, t, c, y, x) chips without NaN, physical units."""
         ...
 
-    def loss(self, chips: Chips, hidden_bhw: np.ndarray) -> Loss:
-        """Return the objective where `hidden_bhw` (bool) says what the encoder may not see."""
+    def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
+        """Return the objective where `hidden` (bool: b, then `card.mask_axes`) is what the encoder may not see.
+
+        `visible` is what it does see, by default all that is not hidden; models with `card.visible_ratio` need it.
+        """
         ...
+
+    def proxy(self, chips: Chips) -> Tensor:
+        """Return (b,): the proxy that `card.target` names."""
+        ...
+
+
+class Adapter:
+    """What the adapters of published models share: a network ready for inference, its card, and band order.
+
+    A subclass gives `encode`, and `loss` or `proxy` where the published files permit them.
+    """
+
+    def __init__(self, net: nn.Module, card: Card, weights_sha256: str) -> None:
+        self.net, self.card, self.weights_sha256 = net.eval().requires_grad_(False), card, weights_sha256
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network lies."""
+        return next(self.net.parameters()).device
+
+    def to(self, device: str) -> Self:
+        """Move the network; returns self."""
+        self.net.to(device)
+        return self
+
+    def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
+        """Refuse: no published file permits the true loss.
+
+        Raises: CapabilityError.
+        """
+        known = {"loss": "its decoder is not among these weights", "none": "its files permit no proxy either"}
+        other = known.get(self.card.target, f"the proxy {self.card.target!r} can be computed instead")
+        raise CapabilityError(f"{self.card.name} has no true pretraining loss with these weights; {other}")
+
+    def proxy(self, chips: Chips) -> Tensor:
+        """Refuse: this model has no proxy.
+
+        Raises: CapabilityError.
+        """
+        raise CapabilityError(f"{self.card.name} has no proxy (target: {self.card.target})")
+
+    def pixels(self, chips: Chips, bands: Sequence[str]) -> Tensor:
+        """Check the chips and return (b, t, c, y, x) float64 pixels of these bands, in this order, on the device."""
+        self.card.check(chips)
+        chosen = chips.pixels_btcyx[:, :, [chips.bands.index(band) for band in bands]]
+        return torch.from_numpy(np.ascontiguousarray(chosen)).to(self.device).double()

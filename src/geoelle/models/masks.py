@@ -12,7 +12,7 @@ import hashlib
 
 import numpy as np
 
-__all__ = ["hidden_count", "hidden_patches", "permutations", "seeds_of"]
+__all__ = ["hidden_count", "hidden_patches", "permutations", "seeds_of", "visible_patches"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -33,15 +33,27 @@ def permutations(seeds_n: np.ndarray, patches: int) -> np.ndarray:
 
 
 def hidden_count(patches: int, ratio: float) -> int:
-    """Return how many patches a mask of this ratio hides; at least 1, never all."""
-    return min(max(round(patches * ratio), 1), patches - 1)
+    """Return how many tokens a mask hides, as MAE counts: all but int(n (1 - ratio)); never none, never all."""
+    return min(max(patches - int(patches * (1 - ratio)), 1), patches - 1)
 
 
 def hidden_patches(order_np: np.ndarray, hidden: int, draw: int, draws: int) -> np.ndarray:
     """Return bool (n, patches): the patches that draw `draw` of `draws` hides under these permutations."""
-    n, patches = order_np.shape
-    start = draw * patches // draws
-    chosen = order_np[:, np.arange(start, start + hidden) % patches]
-    out = np.zeros((n, patches), dtype=bool)
-    np.put_along_axis(out, chosen, True, axis=1)
+    return _marked(order_np, draw * order_np.shape[1] // draws, hidden)
+
+
+def visible_patches(order_np: np.ndarray, hidden: int, visible: int, draw: int, draws: int) -> np.ndarray:
+    """Return bool (n, patches): the patches that follow those draw `draw` hides, for models that see only these.
+
+    Raises: ValueError (more than there are).
+    """
+    patches = order_np.shape[1]
+    if hidden + visible > patches:
+        raise ValueError(f"{hidden} hidden and {visible} visible patches are more than {patches}")
+    return _marked(order_np, draw * patches // draws + hidden, visible)
+
+
+def _marked(order_np: np.ndarray, start: int, count: int) -> np.ndarray:
+    out = np.zeros(order_np.shape, dtype=bool)
+    np.put_along_axis(out, order_np[:, np.arange(start, start + count) % order_np.shape[1]], True, axis=1)
     return out

@@ -30,12 +30,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoelle.errors import WeightsError
-from geoelle.models.base import Card, Loss, Tokens
+from geoelle.models.base import Adapter, Card, Loss, Tokens
+from geoelle.models.networks import scatter_error, split_order
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
 
-__all__ = ["BANDS", "CARD", "Nano", "NanoConfig", "NanoNet", "load"]
+__all__ = ["BANDS", "CARDS", "Nano", "NanoConfig", "NanoNet", "load"]
 
 BANDS = ("blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "swir16", "swir22")
 OBJECTIVES = ("pixel", "pixel-norm", "latent")
@@ -192,16 +193,10 @@ class NanoNet(nn.Module):
         return logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)
 
 
-class Nano:
+class Nano(Adapter):
     """The adapter: chips in physical units to tokens and to the true pretraining loss."""
 
-    def __init__(self, net: NanoNet, card: Card, weights_sha256: str) -> None:
-        self.net, self.card, self.weights_sha256 = net.eval(), card, weights_sha256
-
-    def to(self, device: str) -> Nano:
-        """Move the network; returns self."""
-        self.net.to(device)
-        return self
+    net: NanoNet
 
     def _patches(self, chips: Chips) -> tuple[Tensor, Tensor]:
         self.card.check(chips)
@@ -217,19 +212,14 @@ class Nano:
         return Tokens(patch_bhwd=self.net.encode(*self._patches(chips)).unflatten(1, (grid, grid)))
 
     @torch.inference_mode()
-    def loss(self, chips: Chips, hidden_bhw: np.ndarray) -> Loss:
+    def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective of the weights file under this mask; every chip must hide the same count."""
         patches, bands = self._patches(chips)
-        flat = hidden_bhw.reshape(len(hidden_bhw), -1)
-        hidden = int(flat[0].sum())
-        if not (flat.sum(axis=1) == hidden).all():
-            raise ValueError("every chip of a batch must hide the same number of patches")
-        order = torch.from_numpy(np.argsort(~flat, axis=1, kind="stable")).to(patches.device)
-        error_bm = self.net.errors(patches, bands, order, hidden)
-        error = torch.full(flat.shape, torch.nan, device=patches.device)
-        error.scatter_(1, order[:, :hidden], error_bm)
+        seen, masked = split_order(hidden, patches.device)
+        error_bm = self.net.errors(patches, bands, torch.cat([masked, seen], dim=1), masked.shape[1])
         total = error_bm.mean(dim=1)
-        return Loss(total_b=total, terms={self.net.config.objective: total}, error_bhw=error.view(hidden_bhw.shape))
+        error = scatter_error(error_bm, masked, hidden.shape)
+        return Loss(total_b=total, terms={self.net.config.objective: total}, error=error)
 
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "nano.safetensors"
@@ -253,7 +243,6 @@ CARD = Card(
     "Low: uniform or familiar ground.",
     code_licence="Apache-2.0",
     weights_licence="CC-BY-4.0",
-    download_bytes=0,
     embedded=True,
     source="scripts/train_nano.py",
     citation="He et al. 2022, Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377",
@@ -261,7 +250,10 @@ CARD = Card(
 )
 
 
-def load(weights: str | None = None, *, seed: int = 0) -> Nano:
+CARDS = {CARD.name: CARD}
+
+
+def load(name: str, weights: str | None = None, *, seed: int = 0) -> Nano:
     """Load the embedded weights, a local file of the same kind, or an untrained twin.
 
     The twin keeps the band statistics of the embedded weights: they are a property of the imagery, not of training.

@@ -1,0 +1,114 @@
+"""Pieces that vision transformers share: fixed position codes, masked gathering, untrained weights."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "draw_weights",
+    "on_meta",
+    "patchify",
+    "place_codes",
+    "scatter_error",
+    "sincos_1d",
+    "sincos_2d",
+    "split_order",
+]
+
+
+def sincos_1d(values: Tensor, dim: int) -> Tensor:
+    """Return (..., dim) float64: [sin | cos] of values times 10000^(-k / (dim / 2)), k = 0 .. dim / 2 - 1.
+
+    The code of Vaswani et al. (2017) as MAE writes it: sines first, then cosines.
+    """
+    omega = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64, device=values.device) / (dim / 2))
+    angle = values.double()[..., None] * omega
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def sincos_2d(rows: Tensor, cols: Tensor, dim: int) -> Tensor:
+    """Return (len(rows) * len(cols), dim) float64: codes of places, row-major, **column code first** as in MAE."""
+    col = sincos_1d(cols, dim // 2)[None].expand(len(rows), -1, -1)
+    row = sincos_1d(rows, dim // 2)[:, None].expand(-1, len(cols), -1)
+    return torch.cat([col, row], dim=-1).flatten(0, 1)
+
+
+@lru_cache(maxsize=64)
+def place_codes(dim: int, height: int, width: int, device: torch.device, cls: bool = True) -> Tensor:
+    """Return (1, 1 + height * width, dim) float32: MAE's fixed table, unless not `cls` after a zero row for CLS."""
+    with torch.inference_mode(False):
+        table = sincos_2d(torch.arange(height), torch.arange(width), dim)
+        if cls:
+            table = torch.cat([torch.zeros(1, dim, dtype=table.dtype), table])
+        return table.float()[None].to(device)
+
+
+def split_order(hidden_bn: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return int64 (b, visible) and (b, hidden): flat token indices, ascending.
+
+    Raises: ValueError (chips of a batch hide different counts).
+    """
+    flat = hidden_bn.reshape(len(hidden_bn), -1)
+    count = int(flat[0].sum())
+    if not (flat.sum(axis=1) == count).all():
+        raise ValueError("every chip of a batch must hide the same number of tokens")
+    order = torch.from_numpy(np.argsort(flat, axis=1, kind="stable")).to(device)
+    return order[:, : flat.shape[1] - count], order[:, flat.shape[1] - count :]
+
+
+def scatter_error(error_bm: Tensor, index_bm: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return `shape` (b, ...): errors of hidden tokens at their flat indices, NaN elsewhere."""
+    out = torch.full((shape[0], math.prod(shape[1:])), torch.nan, device=error_bm.device, dtype=error_bm.dtype)
+    return out.scatter_(1, index_bm, error_bm).view(shape)
+
+
+def patchify(pixels_bcyx: Tensor, patch: int, order: str = "pqc") -> Tensor:
+    """Return (b, h * w, patch * patch * c): pixels of each patch, row-major; `order` says how a patch is laid out.
+
+    `pqc`: channel last (MAE, Prithvi); `cpq`: channel first (Clay).
+    """
+    b, c, y, x = pixels_bcyx.shape
+    cut = pixels_bcyx.reshape(b, c, y // patch, patch, x // patch, patch)
+    axes = {"pqc": (0, 2, 4, 3, 5, 1), "cpq": (0, 2, 4, 1, 3, 5)}[order]
+    return cut.permute(*axes).reshape(b, (y // patch) * (x // patch), patch * patch * c)
+
+
+def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network without memory for its weights: `load_strict` assigns them, `draw_weights` draws them."""
+    with torch.device("meta"):
+        return make()
+
+
+def draw_weights(net: nn.Module, seed: int) -> None:
+    """Give a network (on the meta device, or not) the start of training that MAE uses, from one seed.
+
+    Matrices and convolutions uniform after Glorot, biases 0, norm weights 1, everything else (tokens, tables) normal
+    with standard deviation 0.02. Every tensor has a generator of its own, seeded by the seed and its name, so that
+    twins of two versions of a network agree where their tensors do.
+    """
+    if any(p.is_meta for p in [*net.parameters(), *net.buffers()]):
+        net.to_empty(device="cpu")
+    norms = {id(m.weight) for m in net.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d))}
+    with torch.no_grad():
+        for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+            word = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
+            generator = torch.Generator().manual_seed(int.from_bytes(word, "little") >> 1)
+            if not tensor.is_floating_point():
+                tensor.zero_()
+            elif id(tensor) in norms or name.endswith(("gamma", "lambda1")):
+                tensor.fill_(1.0)
+            elif name.rsplit(".", 1)[-1].endswith("bias"):
+                tensor.zero_()
+            elif tensor.ndim >= 2 and name.rsplit(".", 1)[-1].endswith("weight"):
+                fan_in, fan_out = tensor[0].numel(), tensor.shape[0]
+                bound = math.sqrt(6.0 / (fan_in + fan_out))
+                tensor.uniform_(-bound, bound, generator=generator)
+            else:
+                tensor.normal_(0.0, 0.02, generator=generator)

@@ -1,0 +1,61 @@
+"""Every model, small enough to run anywhere: the real network and the real adapter with a few thousand weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from geoelle.area import Addresses, Lattice
+from geoelle.chips import Chips
+from geoelle.models import MODELS, Model, load_model, module_of
+from geoelle.models.base import Card
+
+SMALLER: dict[str, dict] = {}
+"""Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
+
+
+def small(name: str, seed: int = 0) -> Model:
+    """Return an untrained, small model; nano as it is."""
+    if name == "nano":
+        return load_model("nano")
+    module = module_of(name)
+    return module.make(name, replace(module.CONFIGS[name], **SMALLER[name]), seed=seed)
+
+
+def names() -> list[str]:
+    """Return the models to test: nano and every one that can be made small."""
+    return ["nano", *SMALLER]
+
+
+def families() -> set[str]:
+    """Return the modules that hold models."""
+    return set(MODELS.values())
+
+
+def make_chips(
+    card: Card, n: int = 8, bands: tuple[str, ...] | None = None, frames: int | None = None, seed: int = 0
+) -> Chips:
+    """Return chips of smooth random ground, in reflectance or decibels, for as few frames as the model takes."""
+    bands, frames = bands or _usual_bands(card), frames or card.frames[0]
+    rng = np.random.default_rng(seed)
+    coarse = rng.gamma(2.0, 0.06, (n, frames, len(bands), 8, 8)).astype(np.float32)
+    size = -(-card.chip_px // 8)
+    pixels = np.kron(coarse, np.ones((size, size), np.float32))[..., : card.chip_px, : card.chip_px]
+    pixels = pixels + rng.normal(0, 0.005, pixels.shape).astype(np.float32)
+    for i, band in enumerate(bands):
+        if band in ("vv", "vh"):
+            pixels[:, :, i] = 40 * pixels[:, :, i] - 20
+    lattice = Lattice(epsg=32618, gsd_m=card.gsd_m[0], size_px=card.chip_px, stride_px=card.stride_px)
+    addresses = Addresses(lattice=lattice, rows=np.full(n, -2_600), cols=np.arange(n) + 260)
+    times = np.datetime64("2016-07-01T10:30:00", "s") + 30 * 86_400 * np.arange(frames)
+    sensor = "sentinel-1-rtc" if "vv" in bands and "red" not in bands else "sentinel-2-l2a"
+    return Chips(
+        pixels_btcyx=np.ascontiguousarray(pixels), addresses=addresses, times_bt=np.tile(times, (n, 1)),
+        lonlat_b2=np.tile([-75.6, 37.7], (n, 1)), bands=bands, items=(("item",),) * n, sensor=sensor,
+    )  # fmt: skip
+
+
+def _usual_bands(card: Card) -> tuple[str, ...]:
+    """Return the bands of one sensor: the optical ones where there are any."""
+    return tuple(b for b in card.bands if b not in ("vv", "vh")) or card.bands
