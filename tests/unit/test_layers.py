@@ -20,7 +20,7 @@ LAYERS = (
     "models nulls",
     "fitting plan",
     "options run",
-    "console describe products",
+    "console describe hub products",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}
