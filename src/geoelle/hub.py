@@ -55,7 +55,8 @@ def torchgeo_file(name: str) -> Remote:
 def pull(name: str, *, torchgeo: bool = False) -> list[Pulled]:
     """Download every file of a model that is not there yet; what is there is checked all the same.
 
-    A file whose sha256 is not the published one is deleted.
+    A file whose sha256 is not the published one is deleted. Where a card pins no commit, the one found at the first
+    pull stays: a later change on the hub does not change a model under its maps.
 
     Raises: UnknownModel, CapabilityError, WeightsError (gated, absent, no network, no room, damaged).
     """
@@ -68,8 +69,10 @@ def _fetch(remote: Remote) -> Pulled:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     label = f"{remote.repo}/{remote.file}"
+    here = cached_file(remote)
+    revision = _commit(here) if here else remote.revision
     try:
-        path = Path(hf_hub_download(remote.repo, remote.file, revision=remote.revision, cache_dir=cache_folder()))
+        path = Path(hf_hub_download(remote.repo, remote.file, revision=revision, cache_dir=cache_folder()))
     except GatedRepoError as cause:
         raise WeightsError(
             f"{label} is gated: accept its licence at https://huggingface.co/{remote.repo}, then run: hf auth login"
@@ -88,12 +91,12 @@ def _fetch(remote: Remote) -> Pulled:
         raise WeightsError(
             f"{label} has sha256 {found[:16]}..., not the published {remote.sha256[:16]}...; it was deleted: pull again"
         )
+    size = path.stat().st_size
     return Pulled(
-        file=label, path=path, commit=path.relative_to(_snapshots(path)).parts[0], sha256=found,
-        bytes=path.stat().st_size, checked=bool(remote.sha256),
-    )  # fmt: skip
+        file=label, path=path, commit=_commit(path), sha256=found, bytes=size, checked=bool(remote.sha256)
+    )
 
 
-def _snapshots(path: Path) -> Path:
-    """Return the `snapshots` folder a cached file lies under."""
-    return next(parent for parent in path.parents if parent.name == "snapshots")
+def _commit(path: Path) -> str:
+    """Return the commit a cached file is of: the folder below `snapshots` on its path."""
+    return path.parts[path.parts.index("snapshots") + 1]

@@ -122,9 +122,10 @@ def load(name, weights=None, *, seed=0):
 
 def geoelle(*words: str, hub: Hub, package: Path, **more: str) -> subprocess.CompletedProcess[str]:
     cache = package.parent / "cache"
+    path = os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))} | {
         "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(cache), "HF_HOME": str(package.parent / "home"),
-        "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")]), **more,
+        "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": path, **more,
     }  # fmt: skip
     command = [sys.executable, "-m", "geoelle.cli", *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)

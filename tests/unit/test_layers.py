@@ -15,7 +15,7 @@ LAYERS = (
     "vectors",
     "area assets looks raster ridge scores style",
     "baselines chips embeddings figures geoparquet item probe",
-    "harmonise models.base quicklook sample stac",
+    "geodataset harmonise models.base quicklook sample stac",
     "catalog embed models.nano read report trial",
     "models nulls",
     "fitting plan",
