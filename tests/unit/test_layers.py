@@ -15,12 +15,12 @@ LAYERS = (
     "vectors",
     "area assets looks raster ridge scores style",
     "baselines chips embeddings figures geoparquet item probe",
-    "harmonise models.base quicklook sample stac",
+    "geodataset harmonise models.base quicklook sample stac",
     "catalog embed models.nano read report trial",
     "models nulls",
     "fitting plan",
     "options run",
-    "console describe products",
+    "console describe hub products",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}

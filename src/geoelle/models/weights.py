@@ -24,7 +24,17 @@ from torch import Tensor, nn
 
 from geoelle.errors import WeightsError
 
-__all__ = ["Remote", "cache_folder", "digest", "keep_of", "load_strict", "local_files", "read_checkpoint", "state_of"]
+__all__ = [
+    "Remote",
+    "cache_folder",
+    "cached_file",
+    "digest",
+    "keep_of",
+    "load_strict",
+    "local_files",
+    "read_checkpoint",
+    "state_of",
+]
 
 _ALLOWED = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath]
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -72,7 +82,7 @@ def local_files(name: str, files: Sequence[Remote], given: str | None = None) ->
         found = {f.file: folder / f.name for f in files if (folder / f.name).is_file()}
         told = f"{folder} lacks {{}}; a folder of weights for {name} holds {', '.join(f.name for f in needed)}"
     else:
-        found = {f.file: path for f in files if (path := _cached(f)) is not None}
+        found = {f.file: path for f in files if (path := cached_file(f)) is not None}
         told = (
             f"the weights of {name} are not on this machine ({{}}); run: geoelle models pull {name}, or give --weights"
         )
@@ -86,7 +96,11 @@ def cache_folder() -> str | None:
     return os.environ.get("HF_HUB_CACHE") or None
 
 
-def _cached(remote: Remote) -> Path | None:
+def cached_file(remote: Remote) -> Path | None:
+    """Return where a published file lies in the user's cache, None where it does not.
+
+    Raises: WeightsError (huggingface_hub is not installed).
+    """
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError as cause:
