@@ -17,6 +17,8 @@ LAYERS = (
     "baselines chips embeddings figures geoparquet item probe",
     "geodataset harmonise models.base quicklook sample stac",
     "catalog embed models.nano read report trial",
+    "harmonise models.base models.dofa_net quicklook sample stac",
+    "catalog embed models.dofa models.nano read report trial",
     "models nulls",
     "fitting plan",
     "options run",
