@@ -39,13 +39,16 @@ NAMES = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
     "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16", "B12": "swir22",
 }  # fmt: skip
+GAINS = dict.fromkeys(("B02", "B03", "B04"), TRUE_COLOUR)
 
 
 def config_of(given: dict[str, Any]) -> DofaConfig:
     """Return the adapter's config for a golden's."""
     rows = zip(given["bands"], given["wavelengths_um"], given["mean"], given["std"], strict=True)
     channels = tuple(
-        Channel(name=NAMES[b], wavelength_um=w, gain=TRUE_COLOUR if b in ("B02", "B03", "B04") else SATLAS, mean=m, std=s)
+        Channel(
+            name=NAMES[b], wavelength_um=w, gain=TRUE_COLOUR if b in ("B02", "B03", "B04") else SATLAS, mean=m, std=s
+        )
         for b, w, m, s in rows
     )
     return DofaConfig(
