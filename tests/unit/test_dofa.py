@@ -131,6 +131,16 @@ def test_a_decoder_and_the_teacher_give_the_loss(full, saved, teacher):
         model.proxy(chips)
 
 
+def test_the_loss_stays_close_in_half_precision(full):
+    hidden = np.zeros((2, 4, 4), bool)
+    hidden[:, 1:] = True
+    exact = full.loss(chips_of(), hidden)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = full.loss(chips_of(), hidden)
+    torch.testing.assert_close(half.total_b, exact.total_b, rtol=2e-2, atol=2e-2)
+    assert half.total_b.dtype == torch.float32
+
+
 def test_a_decoder_alone_gives_mim_and_says_so(full, saved):
     model = dofa.read(BASE, FULL, saved(state_of(full, "teacher.")))
     assert (model.card.target, model.card.objective, model.card.additive) == ("loss", "mim", True)

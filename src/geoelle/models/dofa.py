@@ -178,13 +178,17 @@ KNOWN = {
     "dofa_base_patch16_224-a0275954.pth": "a0275954",
     "dofa_large_patch16_224-0ff904d3.pth": "0ff904d3",
 }
-"""File -> how its sha256 begins. All have the current layout of the weight generator."""
+"""File -> how its sha256 begins. All have the current layout of the weight generator.
+
+The official one is as several public repositories pin it at the commit above; torchgeo writes its own into the name.
+"""
 NAMED = ("DOFA_ViT_large_e100.pth", "DOFA_ViT_base_e100_full_weight.pth")
 """Files of the current release without a published sha256."""
 OBSOLETE = {
     "7cc0f413": "torchgeo's first copy of the base model",
     "fbd47fa9": "torchgeo's first copy of the large model",
     "74ae0908": "the first file that was called DOFA_ViT_base_e100.pth",
+    # ^ what upstream's checkout linked to at af65d2be, before its notice of new weights; the layout is inferred from it
     "_e120": "a file of an early release",
 }
 """Part of a file's name, or beginning of its sha256 -> what it is."""
