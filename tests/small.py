@@ -11,7 +11,13 @@ from geoelle.chips import Chips
 from geoelle.models import MODELS, Model, load_model, module_of
 from geoelle.models.base import Card
 
-SMALLER: dict[str, dict] = {}
+SMALLER: dict[str, dict] = {
+    "dofa.v1-base": {
+        "dim": 64, "depth": 3, "heads": 4, "chip_px": 64, "table_px": 64, "wave_hidden": 256, "teacher_depth": 3,
+        "teacher_heads": 4,
+    },
+    "dofa.v1-large": {"dim": 64, "depth": 3, "heads": 4, "chip_px": 64, "table_px": 64, "wave_hidden": 256},
+}  # fmt: skip
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

@@ -24,7 +24,11 @@ __all__ = [
     "module_of",
 ]
 
-MODELS = {"nano": "geoelle.models.nano"}
+MODELS = {
+    "nano": "geoelle.models.nano",
+    "dofa.v1-base": "geoelle.models.dofa",
+    "dofa.v1-large": "geoelle.models.dofa",
+}
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 
