@@ -11,7 +11,9 @@ from geoelle.chips import Chips
 from geoelle.models import MODELS, Model, load_model, module_of
 from geoelle.models.base import Card
 
-SMALLER: dict[str, dict] = {}
+SMALLER: dict[str, dict] = {
+    "olmoearth.v1-nano": {"dim": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
+}
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

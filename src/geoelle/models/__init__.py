@@ -12,7 +12,13 @@ from geoelle.models.base import Card, Loss, Model, Tokens
 
 __all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
 
-MODELS = {"nano": "geoelle.models.nano"}
+MODELS = {
+    "nano": "geoelle.models.nano",
+    "olmoearth.v1-base": "geoelle.models.olmoearth",
+    "olmoearth.v1-large": "geoelle.models.olmoearth",
+    "olmoearth.v1-nano": "geoelle.models.olmoearth",
+    "olmoearth.v1-tiny": "geoelle.models.olmoearth",
+}
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 
