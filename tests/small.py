@@ -18,6 +18,8 @@ SMALLER: dict[str, dict] = {
     },
     "dofa.v1-large": {"dim": 64, "depth": 3, "heads": 4, "chip_px": 64, "table_px": 64, "wave_hidden": 256},
 }  # fmt: skip
+    "olmoearth.v1-nano": {"dim": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
+}
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

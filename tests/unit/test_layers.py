@@ -11,12 +11,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "geoelle"
 LAYERS = (
     "errors",
-    "access bootstrap complexity files holdout lattice models.masks models.networks models.weights resample scene "
-    "vectors",
+    "access bootstrap complexity files holdout lattice models.masks models.networks models.olmoearth_net "
+    "models.weights resample scene vectors",
     "area assets looks raster ridge scores style",
     "baselines chips embeddings figures geoparquet item probe",
     "geodataset harmonise models.base models.dofa_net quicklook sample stac",
     "catalog embed models.dofa models.nano read report trial",
+    "harmonise models.base quicklook sample stac",
+    "catalog embed models.nano models.olmoearth read report trial",
     "models nulls",
     "fitting plan",
     "options run",

@@ -28,6 +28,10 @@ MODELS = {
     "nano": "geoelle.models.nano",
     "dofa.v1-base": "geoelle.models.dofa",
     "dofa.v1-large": "geoelle.models.dofa",
+    "olmoearth.v1-base": "geoelle.models.olmoearth",
+    "olmoearth.v1-large": "geoelle.models.olmoearth",
+    "olmoearth.v1-nano": "geoelle.models.olmoearth",
+    "olmoearth.v1-tiny": "geoelle.models.olmoearth",
 }
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
