@@ -12,7 +12,12 @@ from geoelle.models.base import Card, Loss, Model, Tokens
 
 __all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
 
-MODELS = {"nano": "geoelle.models.nano"}
+MODELS = {
+    "nano": "geoelle.models.nano",
+    "satmae.base": "geoelle.models.satmae",
+    "satmae.large": "geoelle.models.satmae",
+    "vitmae.base": "geoelle.models.vitmae",
+}
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 
