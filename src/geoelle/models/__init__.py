@@ -9,8 +9,20 @@ from types import ModuleType
 
 from geoelle.errors import UnknownModel
 from geoelle.models.base import Card, Loss, Model, Tokens
+from geoelle.models.weights import Remote
 
-__all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
+__all__ = [
+    "MODELS",
+    "Card",
+    "Loss",
+    "Model",
+    "Remote",
+    "Tokens",
+    "list_models",
+    "load_model",
+    "model_card",
+    "module_of",
+]
 
 MODELS = {
     "nano": "geoelle.models.nano",
@@ -37,8 +49,8 @@ def model_card(name: str) -> Card:
 def load_model(name: str, weights: str | None = None, *, seed: int = 0, device: str = "cpu") -> Model:
     """Return a model ready for inference.
 
-    `weights`: None for the published weights, a path to a local file, or `untrained` for a twin whose weights are
-    drawn from `seed` (the null of every fit).
+    `weights`: None for the published weights in the user's cache, a path to a local file or folder, or `untrained` for
+    a twin whose weights are drawn from `seed` (the null of every fit).
 
     Raises: UnknownModel, WeightsError.
     """

@@ -28,6 +28,7 @@ from geoelle.errors import WeightsError
 __all__ = [
     "Remote",
     "cache_folder",
+"cached_file",
     "config_beside",
     "digest",
     "hold_to",
@@ -84,7 +85,7 @@ def local_files(name: str, files: Sequence[Remote], given: str | None = None) ->
         found = {f.file: folder / f.name for f in files if (folder / f.name).is_file()}
         told = f"{folder} lacks {{}}; a folder of weights for {name} holds {', '.join(f.name for f in needed)}"
     else:
-        found = {f.file: path for f in files if (path := _cached(f)) is not None}
+        found = {f.file: path for f in files if (path := cached_file(f)) is not None}
         told = (
             f"the weights of {name} are not on this machine ({{}}); run: geoelle models pull {name}, or give --weights"
         )
@@ -98,7 +99,11 @@ def cache_folder() -> str | None:
     return os.environ.get("HF_HUB_CACHE") or None
 
 
-def _cached(remote: Remote) -> Path | None:
+def cached_file(remote: Remote) -> Path | None:
+    """Return where a published file lies in the user's cache, None where it does not.
+
+    Raises: WeightsError (huggingface_hub is not installed).
+    """
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError as cause:
