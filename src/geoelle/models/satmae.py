@@ -252,9 +252,7 @@ def _card(name: str, config: SatMaeConfig) -> Card:
         band_subset=False,
         groups=tuple(tuple(config.bands[i] for i in group) for group in config.groups),
         objective="pixel-norm" if config.norm_pix else "pixel",
-        unit="MSE in variances of the place's pixels"
-        if config.norm_pix
-        else "MSE where 1 is four sd of a band, squared",
+        unit="MSE in variances of the place" if config.norm_pix else "MSE in squares of 4 band standard deviations",
         mask_ratio=config.mask_ratio,
         mask_axes=("g", "h", "w"),
         reading="High: the network cannot fill in hidden places or hidden groups of bands from what it sees (texture, "

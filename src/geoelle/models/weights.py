@@ -28,7 +28,7 @@ from geoelle.errors import WeightsError
 __all__ = [
     "Remote",
     "cache_folder",
-"cached_file",
+    "cached_file",
     "config_beside",
     "digest",
     "hold_to",
