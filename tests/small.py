@@ -20,6 +20,15 @@ SMALLER: dict[str, dict] = {
 }  # fmt: skip
     "olmoearth.v1-nano": {"dim": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
 }
+    "satmae.base": {
+        "dim": 64, "depth": 2, "heads": 4, "channel_dim": 16, "chip_px": 32,
+        "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_channel_dim": 8,
+    },
+    "vitmae.base": {
+        "dim": 64, "depth": 2, "heads": 4, "mlp_dim": 128, "chip_px": 64,
+        "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_mlp_dim": 64,
+    },
+}  # fmt: skip
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

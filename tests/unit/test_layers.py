@@ -19,6 +19,8 @@ LAYERS = (
     "catalog embed models.dofa models.nano read report trial",
     "harmonise models.base quicklook sample stac",
     "catalog embed models.nano models.olmoearth read report trial",
+    "geodataset harmonise models.base quicklook sample stac",
+    "catalog embed models.nano models.satmae models.vitmae read report trial",
     "models nulls",
     "fitting plan",
     "options run",

@@ -32,6 +32,9 @@ MODELS = {
     "olmoearth.v1-large": "geoelle.models.olmoearth",
     "olmoearth.v1-nano": "geoelle.models.olmoearth",
     "olmoearth.v1-tiny": "geoelle.models.olmoearth",
+    "satmae.base": "geoelle.models.satmae",
+    "satmae.large": "geoelle.models.satmae",
+    "vitmae.base": "geoelle.models.vitmae",
 }
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
