@@ -11,7 +11,13 @@ from geoelle.chips import Chips
 from geoelle.models import MODELS, Model, load_model, module_of
 from geoelle.models.base import Card
 
-SMALLER: dict[str, dict] = {}
+_PRITHVI = {"dim": 32, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4, "patch_px": 8}
+
+SMALLER: dict[str, dict] = {
+    "prithvi.v1-100m": {**_PRITHVI, "chip_px": 32, "table_px": 32},
+    "prithvi.v2-600m": {**_PRITHVI, "patch_px": 14, "chip_px": 56, "table_px": 70},
+    "prithvi.v2-tiny-tl": {**_PRITHVI, "chip_px": 32, "table_px": 32},
+}
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

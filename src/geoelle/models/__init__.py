@@ -24,7 +24,16 @@ __all__ = [
     "module_of",
 ]
 
-MODELS = {"nano": "geoelle.models.nano"}
+MODELS = {
+    "nano": "geoelle.models.nano",
+    "prithvi.v1-100m": "geoelle.models.prithvi",
+    "prithvi.v2-tiny-tl": "geoelle.models.prithvi",
+    "prithvi.v2-100m-tl": "geoelle.models.prithvi",
+    "prithvi.v2-300m": "geoelle.models.prithvi",
+    "prithvi.v2-300m-tl": "geoelle.models.prithvi",
+    "prithvi.v2-600m": "geoelle.models.prithvi",
+    "prithvi.v2-600m-tl": "geoelle.models.prithvi",
+}
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 
