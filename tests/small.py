@@ -29,6 +29,13 @@ SMALLER: dict[str, dict] = {
         "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_mlp_dim": 64,
     },
 }  # fmt: skip
+_PRITHVI = {"dim": 32, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4, "patch_px": 8}
+
+SMALLER: dict[str, dict] = {
+    "prithvi.v1-100m": {**_PRITHVI, "chip_px": 32, "table_px": 32},
+    "prithvi.v2-600m": {**_PRITHVI, "patch_px": 14, "chip_px": 56, "table_px": 70},
+    "prithvi.v2-tiny-tl": {**_PRITHVI, "chip_px": 32, "table_px": 32},
+}
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

@@ -21,6 +21,7 @@ LAYERS = (
     "catalog embed models.nano models.olmoearth read report trial",
     "geodataset harmonise models.base quicklook sample stac",
     "catalog embed models.nano models.satmae models.vitmae read report trial",
+    "catalog embed models.nano models.prithvi read report trial",
     "models nulls",
     "fitting plan",
     "options run",

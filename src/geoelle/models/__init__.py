@@ -35,6 +35,13 @@ MODELS = {
     "satmae.base": "geoelle.models.satmae",
     "satmae.large": "geoelle.models.satmae",
     "vitmae.base": "geoelle.models.vitmae",
+    "prithvi.v1-100m": "geoelle.models.prithvi",
+    "prithvi.v2-tiny-tl": "geoelle.models.prithvi",
+    "prithvi.v2-100m-tl": "geoelle.models.prithvi",
+    "prithvi.v2-300m": "geoelle.models.prithvi",
+    "prithvi.v2-300m-tl": "geoelle.models.prithvi",
+    "prithvi.v2-600m": "geoelle.models.prithvi",
+    "prithvi.v2-600m-tl": "geoelle.models.prithvi",
 }
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
