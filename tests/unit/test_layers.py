@@ -11,17 +11,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "geoelle"
 LAYERS = (
     "errors",
-    "access bootstrap complexity files holdout lattice models.masks models.networks models.olmoearth_net "
-    "models.weights resample scene vectors",
+    "access bootstrap complexity files holdout lattice models.masks models.networks models.weights resample scene "
+    "vectors models.olmoearth_net",
     "area assets looks raster ridge scores style",
     "baselines chips embeddings figures geoparquet item probe",
-    "geodataset harmonise models.base models.dofa_net quicklook sample stac",
-    "catalog embed models.dofa models.nano read report trial",
-    "harmonise models.base quicklook sample stac",
-    "catalog embed models.nano models.olmoearth read report trial",
-    "geodataset harmonise models.base quicklook sample stac",
-    "catalog embed models.nano models.satmae models.vitmae read report trial",
-    "catalog embed models.nano models.prithvi read report trial",
+    "geodataset harmonise models.base quicklook sample stac models.dofa_net",
+    "catalog embed read report trial models.nano "
+    "models.dofa models.olmoearth models.prithvi models.satmae models.vitmae",
     "models nulls",
     "fitting plan",
     "options run",
