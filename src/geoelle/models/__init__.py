@@ -12,7 +12,13 @@ from geoelle.models.base import Card, Loss, Model, Tokens
 
 __all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
 
-MODELS = {"nano": "geoelle.models.nano"}
+MODELS = {
+    "dinov2.base": "geoelle.models.dino",
+    "dinov3.sat-large": "geoelle.models.dino",
+    "nano": "geoelle.models.nano",
+    "remoteclip.vit-l-14": "geoelle.models.remoteclip",
+    "satclip.vit16-l40": "geoelle.models.satclip",
+}
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 
