@@ -233,14 +233,16 @@ class SatClip(Adapter):
     @torch.inference_mode()
     def proxy(self, chips: Chips) -> Tensor:
         """Return (b,): the image-to-place half of the loss, each chip against its own place and the bank."""
-        image = F.normalize(self.net.image(self.net.tokens(self.model_input(chips))).float(), dim=1)
-        scale = self.net.logit_scale.exp()
-        own = scale * (image * self._places(chips.lonlat_b2)).sum(dim=1)
+        tokens = self.net.tokens(self.model_input(chips))
+        image = F.normalize(self.net.image(tokens).float(), dim=1)
         if self._bank is None or self._bank.device != self.device:
             config = self.net.config
             self._bank = self._places(bank_places(config.bank, config.bank_seed))
-        others = scale * (image[:, None] * self._bank).sum(dim=2)
-        return torch.logaddexp(own, others.logsumexp(dim=1)) - own
+        with torch.autocast(self.device.type, enabled=False):
+            scale = self.net.logit_scale.exp()
+            own = scale * (image * self._places(chips.lonlat_b2)).sum(dim=1)
+            others = scale * image @ self._bank.T
+            return torch.logaddexp(own, others.logsumexp(dim=1)) - own
 
     def _places(self, lonlat_n2: np.ndarray) -> Tensor:
         """Return (n, e) float32 of unit length: embeddings of places."""
