@@ -17,11 +17,11 @@ transformers = pytest.importorskip("transformers", minversion="4.56")
 SIZES = {
     "dinov2.base": [
         {"dim": 48, "depth": 3, "heads": 3, "chip_px": 84, "table_px": 98},
-        {"dim": 32, "depth": 2, "heads": 2, "chip_px": 56, "table_px": 56},
+        {"dim": 32, "depth": 2, "heads": 2, "chip_px": 56, "table_px": 56, "norm_eps": 1e-2},
     ],
     "dinov3.sat-large": [
         {"dim": 64, "depth": 3, "heads": 4, "chip_px": 80},
-        {"dim": 48, "depth": 2, "heads": 2, "chip_px": 64, "registers": 2},
+        {"dim": 48, "depth": 2, "heads": 2, "chip_px": 64, "registers": 2, "norm_eps": 1e-2, "rope_base": 30.0},
     ],
 }
 CASES = [(name, i) for name, sizes in SIZES.items() for i in range(len(sizes))]
@@ -32,11 +32,16 @@ def reference(name: str, config: DinoConfig) -> torch.nn.Module:
     """Return transformers' own network of this config with stand-in weights, none of them zero."""
     shape = {
         "hidden_size": config.dim, "num_hidden_layers": config.depth, "num_attention_heads": config.heads,
+        "layer_norm_eps": config.norm_eps,
     }  # fmt: skip
     if name.startswith("dinov2"):
         net = transformers.Dinov2Model(transformers.Dinov2Config(image_size=config.table_px, patch_size=14, **shape))
     else:
-        more = {"intermediate_size": 4 * config.dim, "num_register_tokens": config.registers}
+        more = {
+            "intermediate_size": 4 * config.dim,
+            "num_register_tokens": config.registers,
+            "rope_theta": config.rope_base,
+        }
         net = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(patch_size=16, **more, **shape))
     drawn = fill({k: v.shape for k, v in net.state_dict().items()}, seed=3, scale=0.1)
     net.load_state_dict({k: torch.from_numpy(v) for k, v in drawn.items()})
