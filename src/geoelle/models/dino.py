@@ -3,7 +3,8 @@
 Oquab et al. 2023, DINOv2: Learning Robust Visual Features without Supervision, arXiv:2304.07193, trained on
 photographs; code and weights Apache-2.0. Siméoni et al. 2025, DINOv3, arXiv:2508.10104: the ViT-L distilled on
 493 million satellite images of 0.6 m; code and weights under Meta's DINOv3 licence, the files gated. Upstream:
-github.com/facebookresearch/dinov2 and dinov3. The networks are those of transformers, checked against 5.23.0.
+github.com/facebookresearch/dinov2 at b8931f7 and dinov3 at 6876159. The networks are those of transformers, checked
+against 5.23.0.
 
 Both were trained to agree with a moving average of themselves over prototypes (DINO, iBOT, KoLeo; DINOv3 adds Gram
 anchoring). The teacher's heads were not published, so the loss cannot be computed, and no proxy is offered.
@@ -13,9 +14,10 @@ files on the hub in `state_dict`, `named_parameters` and `load_state_dict`, what
 load as strictly as those of any other model and an untrained twin does not depend on the version.
 
 Deviations: the table of places of DINOv2 (518 px) is resized bicubically to the size of the chip, as transformers
-does; upstream adds 0.1 patch to that size first. The rotary frequencies of DINOv3 are float32, as in transformers;
-upstream keeps them rounded to bfloat16. Both models saw 8-bit pictures: reflectance is stretched so that `white` is
-1, and clipped; the stretch is ours. Nothing is resized: a chip is 224 px as it lies on the ground.
+does; upstream adds 0.1 patch to that size first. The rotary frequencies of DINOv3 are exact, as in transformers; in
+upstream's own file they are rounded to bfloat16 (timm's note on it). Both models saw 8-bit pictures: reflectance is
+stretched so that `white` is 1, and clipped; the stretch is ours. Nothing is resized: a chip is 224 px as it lies on
+the ground.
 """
 
 from __future__ import annotations
@@ -206,7 +208,7 @@ def _card(name: str, config: DinoConfig) -> Card:
             code_licence="Apache-2.0",
             weights_licence="Apache-2.0",
             files=(Remote(repo="facebook/dinov2-base", file="model.safetensors", bytes_about=346_000_000),),
-            source="github.com/facebookresearch/dinov2; network of transformers, checked against 5.23.0",
+            source="github.com/facebookresearch/dinov2@b8931f7; network of transformers, checked against 5.23.0",
             citation="Oquab et al. 2023, DINOv2: Learning Robust Visual Features without Supervision, arXiv:2304.07193",
             deviations=(
                 "trained on photographs: no ground sampling distance is its own, and imagery from above is foreign",
@@ -220,17 +222,17 @@ def _card(name: str, config: DinoConfig) -> Card:
         gsd_m=(0.3, 1.0),
         code_licence="DINOv3 License",
         weights_licence="DINOv3 License",
-        terms="Meta's own licence, not an open one: access is gated, and it limits use and redistribution; "
-        "accept it on the model's page first.",
+        terms="Access is gated: accept Meta's DINOv3 License on the model's page first. It forbids military, weapons, "
+        "nuclear and espionage uses, binds redistribution to the same terms, and wants credit in publications.",
         files=(
             Remote(repo="facebook/dinov3-vitl16-pretrain-sat493m", file="model.safetensors", bytes_about=1_213_000_000),
         ),
-        source="github.com/facebookresearch/dinov3; network of transformers, checked against 5.23.0",
+        source="github.com/facebookresearch/dinov3@6876159; network of transformers, checked against 5.23.0",
         citation="Siméoni et al. 2025, DINOv3, arXiv:2508.10104",
         deviations=(
             "trained at 0.6 m; the range is widened to that of NAIP, and Sentinel-2 lies outside it",
             _STRETCH,
-            "rotary frequencies in float32, as transformers has them; upstream rounds them to bfloat16",
+            "rotary frequencies are exact, as in transformers; upstream's own file has them rounded to bfloat16",
             "the same network trained on web images (lvd1689m) loads too, but needs other statistics: no tensor tells",
         ),
         **shared,

@@ -1,8 +1,8 @@
 """RemoteCLIP: the image tower of a CLIP fine-tuned on captions of aerial and satellite pictures; embeddings only.
 
 Liu et al. 2024, RemoteCLIP: A Vision Language Foundation Model for Remote Sensing, arXiv:2306.11029. Upstream:
-github.com/ChenDelong1999/RemoteCLIP, weights on the hub as chendelong/RemoteCLIP. Code Apache-2.0; the page of the
-weights states no licence. They start from OpenAI's CLIP (MIT).
+github.com/ChenDelong1999/RemoteCLIP at a6a4787, weights on the hub as chendelong/RemoteCLIP. Code Apache-2.0; the
+page of the weights states no licence. They start from OpenAI's CLIP (MIT).
 
 The objective is contrastive between a picture and its caption. A chip has no caption, so there is no loss; the
 distance to a fixed caption would measure something else, so no proxy is offered either. The text tower of the file
@@ -124,7 +124,7 @@ def _card(name: str, config: RemoteClipConfig) -> Card:
         files=(
             Remote(repo="chendelong/RemoteCLIP", file="RemoteCLIP-ViT-L-14.pt", bytes_about=1_710_000_000),
         ),
-        source="github.com/ChenDelong1999/RemoteCLIP; network of open_clip, checked against 3.3.0",
+        source="github.com/ChenDelong1999/RemoteCLIP@a6a4787; network of open_clip, checked against 3.3.0",
         citation="Liu et al. 2024, RemoteCLIP: A Vision Language Foundation Model for Remote Sensing, arXiv:2306.11029",
         deviations=(
             "trained on very high resolution pictures of many cameras; the range is what is usual for these",

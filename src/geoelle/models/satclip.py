@@ -1,7 +1,7 @@
 """SatCLIP: a ViT-S/16 for Sentinel-2, and an encoder of places trained to agree with it; half of the loss as a proxy.
 
 Klemmer et al. 2025, SatCLIP: Global, General-Purpose Location Embeddings with Satellite Imagery, arXiv:2311.17179.
-Upstream: github.com/microsoft/satclip (files as of commit a9c261e), weights microsoft/SatCLIP-ViT16-L40 on the hub.
+Upstream: github.com/microsoft/satclip at 1ead106, weights microsoft/SatCLIP-ViT16-L40 on the hub.
 Code and weights: MIT. The image tower is MoCo's from torchgeo, frozen; its head and the encoder of places were trained.
 
 Pixels. Twelve bands of Sentinel-2 L2A as reflectance (upstream: DN / 10000, no further statistics). The tower takes
@@ -13,9 +13,9 @@ places, drawn once from a seed, uniform by area and on sea as on land:
 
     -log( exp(s cos(image, own place)) / (exp(s cos(image, own place)) + sum over the bank exp(s cos(image, place))) )
 
-with the published scale s. It depends on the bank, whose size and seed are in the card's objective, and it is larger
-than the loss of a batch of fewer places. The embedding is of pixels alone: only the proxy reads longitude and
-latitude, so the card lists no need.
+with the published scale s. It depends on the bank, whose size and seed are in the card's objective: it grows with
+the size, and places at sea are easy to tell from a picture of land. The embedding is of pixels alone: only the proxy
+reads longitude and latitude, so the card lists no need.
 
 Places are encoded as spherical harmonics and a network of sines, all in float64. The harmonics are upstream's, not
 those of a textbook: orders m > 0 and m < 0 lack the sign (-1)^m of Condon and Shortley, and m = 0 is pi times too
@@ -269,7 +269,7 @@ def _card(name: str, config: SatClipConfig) -> Card:
         weights_licence="MIT",
         # The size is foretold by the layout from that of the L10 file, 103 MB.
         files=(Remote(repo="microsoft/SatCLIP-ViT16-L40", file="satclip-vit16-l40.ckpt", bytes_about=121_000_000),),
-        source="github.com/microsoft/satclip@a9c261e",
+        source="github.com/microsoft/satclip@1ead106",
         citation="Klemmer et al. 2025, SatCLIP: Global, General-Purpose Location Embeddings with Satellite Imagery, "
         "arXiv:2311.17179",
         deviations=(
