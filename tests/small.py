@@ -32,6 +32,12 @@ SMALLER: dict[str, dict] = {
         "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_mlp_dim": 64,
     },
 }  # fmt: skip
+SMALLER: dict[str, dict] = {
+    "dinov2.base": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 56, "table_px": 70},
+    "dinov3.sat-large": {"dim": 64, "depth": 2, "heads": 4, "chip_px": 64},
+    "remoteclip.vit-l-14": {"dim": 48, "depth": 2, "heads": 3, "out_dim": 24, "chip_px": 56},
+    "satclip.vit16-l40": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 64, "out_dim": 16, "degrees": 6, "bank": 64},
+}
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

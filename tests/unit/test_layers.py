@@ -18,6 +18,8 @@ LAYERS = (
     "geodataset harmonise models.base quicklook sample stac models.dofa_net",
     "catalog embed read report trial models.nano "
     "models.dofa models.olmoearth models.prithvi models.satmae models.vitmae",
+    "harmonise models.base quicklook sample stac",
+    "catalog embed models.dino models.nano models.remoteclip models.satclip read report trial",
     "models nulls",
     "fitting plan",
     "options run",

@@ -42,6 +42,11 @@ MODELS = {
     "prithvi.v2-300m-tl": "geoelle.models.prithvi",
     "prithvi.v2-600m": "geoelle.models.prithvi",
     "prithvi.v2-600m-tl": "geoelle.models.prithvi",
+    "dinov2.base": "geoelle.models.dino",
+    "dinov3.sat-large": "geoelle.models.dino",
+    "nano": "geoelle.models.nano",
+    "remoteclip.vit-l-14": "geoelle.models.remoteclip",
+    "satclip.vit16-l40": "geoelle.models.satclip",
 }
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geoelle.errors import InputMismatch
+
 __all__ = [
+    "as_picture",
     "draw_weights",
     "fill_masked",
     "gather_tokens",
@@ -98,6 +101,18 @@ def patchify(pixels_bcyx: Tensor, patch: int, order: str = "pqc") -> Tensor:
     cut = pixels_bcyx.reshape(b, c, y // patch, patch, x // patch, patch)
     axes = {"pqc": (0, 2, 4, 3, 5, 1), "cpq": (0, 2, 4, 1, 3, 5)}[order]
     return cut.permute(*axes).reshape(b, (y // patch) * (x // patch), patch * patch * c)
+
+
+def as_picture(pixels: Tensor, sensor: str, white: float, *, name: str) -> Tensor:
+    """Return brightness 0 to 1 as in a photograph: NAIP's (DN / 255) as it is, reflectance over `white`, both clipped.
+
+    `name` is the model's, for the error.
+
+    Raises: InputMismatch (it is not known whose pixels these are).
+    """
+    if not sensor:
+        raise InputMismatch(f"{name} needs the sensor, which decides what brightness is; name it in the chips")
+    return (pixels if sensor == "naip" else pixels / white).clamp(0, 1)
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
