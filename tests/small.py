@@ -14,6 +14,8 @@ from geoelle.models.base import Card
 _PRITHVI = {"dim": 32, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4, "patch_px": 8}
 
 SMALLER: dict[str, dict] = {
+    "dinov2.base": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 56, "table_px": 70},
+    "dinov3.sat-large": {"dim": 64, "depth": 2, "heads": 4, "chip_px": 64},
     "dofa.v1-base": {
         "dim": 64, "depth": 3, "heads": 4, "chip_px": 64, "table_px": 64, "wave_hidden": 256, "teacher_depth": 3,
         "teacher_heads": 4,
@@ -23,6 +25,8 @@ SMALLER: dict[str, dict] = {
     "prithvi.v1-100m": {**_PRITHVI, "chip_px": 32, "table_px": 32},
     "prithvi.v2-600m": {**_PRITHVI, "patch_px": 14, "chip_px": 56, "table_px": 70},
     "prithvi.v2-tiny-tl": {**_PRITHVI, "chip_px": 32, "table_px": 32},
+    "remoteclip.vit-l-14": {"dim": 48, "depth": 2, "heads": 3, "out_dim": 24, "chip_px": 56},
+    "satclip.vit16-l40": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 64, "out_dim": 16, "degrees": 6, "bank": 64},
     "satmae.base": {
         "dim": 64, "depth": 2, "heads": 4, "channel_dim": 16, "chip_px": 32,
         "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_channel_dim": 8,
@@ -32,12 +36,6 @@ SMALLER: dict[str, dict] = {
         "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_mlp_dim": 64,
     },
 }  # fmt: skip
-SMALLER: dict[str, dict] = {
-    "dinov2.base": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 56, "table_px": 70},
-    "dinov3.sat-large": {"dim": 64, "depth": 2, "heads": 4, "chip_px": 64},
-    "remoteclip.vit-l-14": {"dim": 48, "depth": 2, "heads": 3, "out_dim": 24, "chip_px": 56},
-    "satclip.vit16-l40": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 64, "out_dim": 16, "degrees": 6, "bank": 64},
-}
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

@@ -17,9 +17,8 @@ LAYERS = (
     "baselines chips embeddings figures geoparquet item probe",
     "geodataset harmonise models.base quicklook sample stac models.dofa_net",
     "catalog embed read report trial models.nano "
-    "models.dofa models.olmoearth models.prithvi models.satmae models.vitmae",
-    "harmonise models.base quicklook sample stac",
-    "catalog embed models.dino models.nano models.remoteclip models.satclip read report trial",
+    "models.dino models.dofa models.olmoearth models.prithvi models.remoteclip models.satclip models.satmae "
+    "models.vitmae",
     "models nulls",
     "fitting plan",
     "options run",
