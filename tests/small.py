@@ -11,7 +11,13 @@ from geoelle.chips import Chips
 from geoelle.models import MODELS, Model, load_model, module_of
 from geoelle.models.base import Card
 
-SMALLER: dict[str, dict] = {}
+SMALLER: dict[str, dict] = {
+    "clay.v1.5": {
+        "chip_px": 64, "dim": 48, "depth": 2, "heads": 3, "dim_head": 16, "decoder_dim": 40, "decoder_depth": 1,
+        "decoder_heads": 2, "decoder_dim_head": 16, "wave_dim": 32, "wave_tokens": 16, "wave_heads": 2,
+        "wave_mlp_dim": 64, "teacher_dim": 48, "teacher_depth": 1, "teacher_heads": 3, "teacher_px": 56,
+    },
+}  # fmt: skip
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 
@@ -58,4 +64,4 @@ def make_chips(
 
 def _usual_bands(card: Card) -> tuple[str, ...]:
     """Return the bands of one sensor: the optical ones where there are any."""
-    return tuple(b for b in card.bands if b not in ("vv", "vh")) or card.bands
+    return tuple(b for b in card.bands if b not in ("vv", "vh", "sur_refl_b05")) or card.bands

@@ -12,7 +12,10 @@ from geoelle.models.base import Card, Loss, Model, Tokens
 
 __all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
 
-MODELS = {"nano": "geoelle.models.nano"}
+MODELS = {
+    "clay.v1.5": "geoelle.models.clay",
+    "nano": "geoelle.models.nano",
+}
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 
