@@ -228,6 +228,22 @@ def test_the_teacher_is_asked_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(model.loss(chips, make_mask()).terms["rep"], first, atol=0, rtol=0)
 
 
+def test_the_same_pixels_of_another_sensor_are_other_colours(clay: Clay) -> None:
+    """Normalised alike, band by band in table order; what the teacher sees differs, and so must its answer."""
+    numbers = np.random.default_rng(2).normal(size=(1, 1, 3, TINY.chip_px, TINY.chip_px))
+    found = []
+    for sensor in ("linz", "sentinel-2-l2a"):
+        table, chips = SENSORS[sensor], make_chips(sensor, 1, bands=SENSORS[sensor].bands[:3])
+        mean, std = (np.array(v[:3])[:, None, None] for v in (table.mean, table.std))
+        pixels = ((numbers * std + mean) * table.scale + table.offset).astype(np.float32)
+        chips = replace(chips, pixels_btcyx=pixels)
+        kept = clay.loss(chips, make_mask(1)).terms["rep"]
+        torch.testing.assert_close(kept, make(NAME, TINY).loss(chips, make_mask(1)).terms["rep"], atol=1e-6, rtol=0)
+        found.append(clay.inputs(chips).colours()[0, 0])
+    torch.testing.assert_close(found[0].double(), torch.from_numpy(numbers[0, 0, 0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[1].double(), torch.from_numpy(numbers[0, 0, 2]), atol=1e-4, rtol=0)
+
+
 # --- files
 
 
@@ -268,6 +284,7 @@ def test_without_the_teacher_the_loss_is_the_reconstruction_and_says_so(drop: st
     loss = alone.loss(chips, hidden)
     assert alone.card.objective == "rec" and alone.card.additive and "DINO" not in alone.card.reading
     assert loss.terms.keys() == {"rec"}
+    torch.testing.assert_close(loss.error.flatten(1).nanmean(1), loss.total_b)
     torch.testing.assert_close(loss.total_b, whole.loss(chips, hidden).terms["rec"])
     assert space_of(alone, S2) != space_of(whole, S2)
 

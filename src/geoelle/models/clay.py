@@ -114,13 +114,11 @@ CONFIGS = {"clay.v1.5": ClayConfig()}
 def _card(name: str, config: ClayConfig) -> Card:
     known = [band for sensor in SENSORS.values() for band in sensor.bands]
     objective, unit = "rec", "mean absolute error in standard deviations of the bands"
-    reading = (
-        "High: the network cannot fill in the hidden ground from the quarter it sees (texture, edges, rare surfaces)"
-    )
+    reading = "High: the network cannot fill in the hidden ground from what it sees (texture, edges, rare surfaces)"
     if config.has_teacher:
         objective = f"{config.rec_weight:g} rec + {config.rep_weight:g} rep"
         unit = f"{config.rec_weight:g} x {unit} + {config.rep_weight:g} x (1 - cosine)"
-        reading += ", or its summary of that quarter is unlike DINOv2's of the whole chip"
+        reading += ", or its summary of what it sees is unlike DINOv2's of the whole chip"
     return Card(
         name=name,
         title="Clay v1.5 large, a masked autoencoder for many sensors",
@@ -145,11 +143,12 @@ def _card(name: str, config: ClayConfig) -> Card:
         citation="Clay Foundation 2024, Clay v1.5 (specification; there is no paper)",
         deviations=(
             "bands are never dropped at random, as training did to a share of the chips; masks are drawn by geoelle",
-            "trained at 0.5, 1, 10, 30 and 500 m only, each sensor at its own; other ground sampling distances "
-            "between them are extrapolation",
+            "trained at 0.5, 1, 10, 30 and 500 m only, each sensor at its own; other ground sampling distances are "
+            "legal and were never seen",
             "fewer bands than a sensor's own are legal to the network; training showed it all of them, or zeros",
             "Sentinel-2 numbers are taken to be harmonised (the offset of 2022 removed); upstream does not say",
-            "Landsat Level-1, the seventh sensor of training, is left out: its numbers depend on the sun's height",
+            "Landsat 8 and 9 were trained on, 4 to 7 were not; Level-1, the seventh source of training, is left out: "
+            "its numbers cannot be had back from reflectance without the sun's height",
             "radar numbers of zero or less are missing here; upstream made them -100 dB",
             "codes are computed in float64; upstream's float32 rounds them by up to 0.001 at 500 m",
         ),
@@ -271,11 +270,11 @@ class Clay(Adapter):
 
     def _target(self, x: Inputs) -> Tensor:
         """Return the teacher's answer, kept by each thread for the other masks of a batch: it is most of the work."""
-        pixels, target = getattr(self._taught, "last", (None, None))
-        same = pixels is not None and pixels.device == x.pixels_bcyx.device and torch.equal(pixels, x.pixels_bcyx)
-        if not same:
-            target = self.net.teach(x)
-            self._taught.last = (x.pixels_bcyx, target)
+        colours = x.colours()
+        shown, target = getattr(self._taught, "last", (None, None))
+        if shown is None or shown.device != colours.device or not torch.equal(shown, colours):
+            target = self.net.teach(colours)
+            self._taught.last = (colours, target)
         return target
 
 

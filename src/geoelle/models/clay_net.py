@@ -88,6 +88,11 @@ class Inputs:
     meta_b8: Tensor
     sensor: Statistics
 
+    def colours(self) -> Tensor:
+        """Return (b, 3, y, x): what the teacher is shown, normalised as for Clay, which is how it was trained."""
+        shown = self.pixels_bcyx[:, [self.bands.index(band) for band in self.sensor.colours]]
+        return shown if shown.shape[1] == 3 else torch.cat([shown, shown.mean(1, keepdim=True)], dim=1)
+
 
 def _wave_codes(wavelength_um: tuple[float, ...], dim: int, device: torch.device) -> Tensor:
     """Return (c, dim) float32: [sin | cos] of the wavelength in micrometres at frequencies from 1 down to 1e-4."""
@@ -101,8 +106,8 @@ def _wave_codes(wavelength_um: tuple[float, ...], dim: int, device: torch.device
 def _place_codes(dim: int, grid: int, gsd_m: float, device: torch.device) -> Tensor:
     """Return (grid * grid, dim) float32: [sin | cos] of column, then of row, times frequencies.
 
-    Upstream divides the exponent by the dimension twice, so all frequencies lie within 2 % of the ground sampling
-    distance. The weights were trained on that.
+    Upstream divides the step by the number of steps and then by the dimension too, so that all frequencies lie within
+    2 % of the ground sampling distance. The weights were trained on that.
     """
     with torch.inference_mode(False):
         step = torch.arange(dim // 4, dtype=torch.float64) / (dim // 4 - 1)
@@ -121,7 +126,7 @@ def _codes(x: Inputs, dim: int, grid: int) -> Tensor:
 
 
 def _full_precision(x: Tensor) -> torch.autocast:
-    """Return a context without autocast: generated weights are a fiftieth of their usual size, codes have 4 digits."""
+    """Return a context without autocast: generated weights are too small for half floats, and cheap in full ones."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -289,11 +294,8 @@ class ClayNet(nn.Module):
                 init_values=1e-5, reg_tokens=config.teacher_registers, no_embed_class=True, weight_init="skip",
             )  # fmt: skip
 
-    def teach(self, x: Inputs) -> Tensor:
-        """Return (b, teacher_dim): what the teacher says of the chip's colours, which it sees as Clay has them."""
-        colours = x.pixels_bcyx[:, [x.bands.index(band) for band in x.sensor.colours]]
-        if len(x.sensor.colours) == 2:
-            colours = torch.cat([colours, colours.mean(1, keepdim=True)], dim=1)
+    def teach(self, colours_b3yx: Tensor) -> Tensor:
+        """Return (b, teacher_dim): what the teacher says of these colours."""
         side = self.config.teacher_px
-        with _full_precision(colours):
-            return self.teacher(F.interpolate(colours, (side, side), mode="bilinear", antialias=True))
+        with _full_precision(colours_b3yx):
+            return self.teacher(F.interpolate(colours_b3yx, (side, side), mode="bilinear", antialias=True))
