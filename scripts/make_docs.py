@@ -28,6 +28,9 @@ def cli_page() -> str:
     for name, command in cli.commands.items():
         context = click.Context(command, info_name=name, parent=group)
         sections.append(f"## geoelle {name}\n\n{_block(command.get_help(context))}")
+        for below, inner in getattr(command, "commands", {}).items():
+            nested = click.Context(inner, info_name=below, parent=context)
+            sections.append(f"## geoelle {name} {below}\n\n{_block(inner.get_help(nested))}")
     contents = " · ".join(f"[{name}](#geoelle-{name})" for name in cli.commands)
     head = (
         "stdout is the result: a path, a table, or JSON with `--json`. stderr is progress and talk.\n"

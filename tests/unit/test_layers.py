@@ -17,10 +17,12 @@ LAYERS = (
     "baselines chips embeddings figures geoparquet item probe",
     "harmonise models.base quicklook sample stac",
     "catalog embed models.clay models.nano read report trial",
+    "geodataset harmonise models.base quicklook sample stac",
+    "catalog embed models.nano models.satmae models.vitmae read report trial",
     "models nulls",
     "fitting plan",
     "options run",
-    "console describe products",
+    "console describe hub products",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}

@@ -9,12 +9,28 @@ from types import ModuleType
 
 from geoelle.errors import UnknownModel
 from geoelle.models.base import Card, Loss, Model, Tokens
+from geoelle.models.weights import Remote
 
-__all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
+__all__ = [
+    "MODELS",
+    "Card",
+    "Loss",
+    "Model",
+    "Remote",
+    "Tokens",
+    "list_models",
+    "load_model",
+    "model_card",
+    "module_of",
+]
 
 MODELS = {
     "clay.v1.5": "geoelle.models.clay",
     "nano": "geoelle.models.nano",
+    "nano": "geoelle.models.nano",
+    "satmae.base": "geoelle.models.satmae",
+    "satmae.large": "geoelle.models.satmae",
+    "vitmae.base": "geoelle.models.vitmae",
 }
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
@@ -35,8 +51,8 @@ def model_card(name: str) -> Card:
 def load_model(name: str, weights: str | None = None, *, seed: int = 0, device: str = "cpu") -> Model:
     """Return a model ready for inference.
 
-    `weights`: None for the published weights, a path to a local file, or `untrained` for a twin whose weights are
-    drawn from `seed` (the null of every fit).
+    `weights`: None for the published weights in the user's cache, a path to a local file or folder, or `untrained` for
+    a twin whose weights are drawn from `seed` (the null of every fit).
 
     Raises: UnknownModel, WeightsError.
     """
