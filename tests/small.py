@@ -16,6 +16,7 @@ SMALLER: dict[str, dict] = {
         "chip_px": 64, "dim": 48, "depth": 2, "heads": 3, "dim_head": 16, "decoder_dim": 40, "decoder_depth": 1,
         "decoder_heads": 2, "decoder_dim_head": 16, "wave_dim": 32, "wave_tokens": 16, "wave_heads": 2,
         "wave_mlp_dim": 64, "teacher_dim": 48, "teacher_depth": 1, "teacher_heads": 3, "teacher_px": 56,
+    },
     "satmae.base": {
         "dim": 64, "depth": 2, "heads": 4, "channel_dim": 16, "chip_px": 32,
         "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_channel_dim": 8,

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from golden_chips import chips_of
 
-from geoelle.area import Addresses, Lattice
 from geoelle.chips import Chips
 from geoelle.models.base import Loss
 from geoelle.models.clay import CONFIGS, SENSORS, Clay, ClayConfig, ClayNet, _card
@@ -71,24 +71,19 @@ def model_of(config: dict, weights: dict[str, np.ndarray]) -> Clay:
     return Clay(net, _card("clay.v1.5", shape), "")
 
 
-def chips_of(config: dict, arrays: dict[str, np.ndarray]) -> Chips:
-    """Return the golden's pixels in the units that chips have: reflectance, DN / 255 or decibels."""
+def chips_in_units(config: dict, arrays: dict[str, np.ndarray]) -> Chips:
+    """Return the golden's chips in the units that chips have: reflectance, DN / 255 or decibels; at its own GSD."""
     sensor = NAMES.get(config["platform"], config["platform"])
     known = SENSORS[sensor]
     numbers = arrays["pixels_btcyx"].astype(np.float64) * config["dn_per_unit"]
-    pixels = (numbers * known.scale + known.offset).astype(np.float32)
-    count, size = len(pixels), pixels.shape[-1]
-    lattice = Lattice(epsg=32618, gsd_m=config["gsd"], size_px=size, stride_px=size)
-    return Chips(
-        pixels_btcyx=pixels, addresses=Addresses(lattice=lattice, rows=np.zeros(count, int), cols=np.arange(count)),
-        times_bt=arrays["times_bt"], lonlat_b2=arrays["lonlat_b2"], bands=tuple(config["bands"]),
-        items=(("item",),) * count, sensor=sensor,
-    )  # fmt: skip
+    chips = chips_of(arrays | {"pixels_btcyx": numbers * known.scale + known.offset}, config["bands"], sensor)
+    lattice = replace(chips.addresses.lattice, gsd_m=config["gsd"])
+    return replace(chips, addresses=replace(chips.addresses, lattice=lattice))
 
 
 @torch.inference_mode()
 def compute(config: dict, arrays: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    model, chips = model_of(config, weights), chips_of(config, arrays)
+    model, chips = model_of(config, weights), chips_in_units(config, arrays)
     x, net = model.inputs(chips), model.net
     order = [x.bands.index(band) for band in config["bands"]]
     tokens, untold = model.encode(chips), model.without_metadata().encode(chips)

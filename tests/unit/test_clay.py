@@ -312,8 +312,8 @@ def test_an_encoder_embeds_and_has_no_loss(drop: str, tmp_path: Path) -> None:
         ({"extra": "encoder.latlon_embedding.weight"}, "is a file of Clay v0"),
         ({"extra": "mrl.layers.0.weight"}, "Matryoshka"),
         ({"drop": "teacher.reg_token"}, "teacher without registers, as Clay v1.0"),
-        ({"said": {"norm_pix_loss": True}}, "normalised one by one"),
-        ({"said": {"patch_size": 16}}, "patches of 16 px, not 8"),
+        ({"said": {"norm_pix_loss": True}}, "says norm_pix_loss is True, not False"),
+        ({"said": {"patch_size": 16}}, "says patch_size is 16, not 8"),
         ({"config": replace(TINY, dim=64)}, "of another shape .encoder.cls_token is .1, 1, 64., not .1, 1, 48."),
     ],
 )

@@ -11,14 +11,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "geoelle"
 LAYERS = (
     "errors",
-    "access bootstrap complexity files holdout lattice models.clay_net models.masks models.networks models.weights "
-    "resample scene vectors",
+    "access bootstrap complexity files holdout lattice models.masks models.networks models.weights resample scene "
+    "vectors",
     "area assets looks raster ridge scores style",
     "baselines chips embeddings figures geoparquet item probe",
-    "harmonise models.base quicklook sample stac",
-    "catalog embed models.clay models.nano read report trial",
-    "geodataset harmonise models.base quicklook sample stac",
-    "catalog embed models.nano models.satmae models.vitmae read report trial",
+    "geodataset harmonise models.base models.clay_net quicklook sample stac",
+    "catalog embed models.clay models.nano models.satmae models.vitmae read report trial",
     "models nulls",
     "fitting plan",
     "options run",

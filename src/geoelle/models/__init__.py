@@ -27,7 +27,6 @@ __all__ = [
 MODELS = {
     "clay.v1.5": "geoelle.models.clay",
     "nano": "geoelle.models.nano",
-    "nano": "geoelle.models.nano",
     "satmae.base": "geoelle.models.satmae",
     "satmae.large": "geoelle.models.satmae",
     "vitmae.base": "geoelle.models.vitmae",

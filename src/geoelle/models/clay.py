@@ -34,9 +34,9 @@ from torch.nn import functional as F
 
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.clay_net import META, ClayConfig, ClayNet, Inputs, Statistics, take
-from geoelle.models.networks import draw_weights, on_meta, patchify, scatter_error, split_order
-from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.clay_net import META, ClayConfig, ClayNet, Inputs, Statistics
+from geoelle.models.networks import draw_weights, gather_tokens, on_meta, patchify, scatter_error, split_order
+from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -259,7 +259,7 @@ class Clay(Adapter):
         seen, masked = split_order(hidden, x.pixels_bcyx.device)
         encoded = self.net.encoder(x, seen)
         predicted = self.net.decoder(encoded, x, seen, masked)
-        truth = take(patchify(x.pixels_bcyx, config.patch_px, "cpq"), masked)
+        truth = gather_tokens(patchify(x.pixels_bcyx, config.patch_px, "cpq"), masked)
         error_bm = (predicted - truth).abs().mean(dim=2) / x.sensor.rec_divisor
         rec = error_bm.mean(dim=1)
         total, terms = rec, {"rec": rec}
@@ -332,8 +332,5 @@ def _as_trained(config: ClayConfig, said: Any, name: str) -> ClayConfig:
     """Return the config with the mask ratio the file says it was trained with; refuse another objective or patch."""
     if not isinstance(said, Mapping):
         return config
-    if said.get("norm_pix_loss"):
-        raise WeightsError(f"{name} was trained on patches normalised one by one (norm_pix_loss), as Clay v1.0 was")
-    if (patch := said.get("patch_size", config.patch_px)) != config.patch_px:
-        raise WeightsError(f"{name} was trained on patches of {patch} px, not {config.patch_px}")
+    hold_to(said, {"norm_pix_loss": False, "patch_size": config.patch_px}, name=name)
     return replace(config, mask_ratio=float(said.get("mask_ratio", config.mask_ratio)))

@@ -10,7 +10,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["META", "ClayConfig", "ClayNet", "Inputs", "Statistics", "take"]
+from geoelle.models.networks import gather_tokens
+
+__all__ = ["META", "ClayConfig", "ClayNet", "Inputs", "Statistics"]
 
 META = 8
 """Entries at the end of each patch token's code that tell time (4) and place (4)."""
@@ -130,11 +132,6 @@ def _full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def take(x_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    """Return (b, m, d): the tokens at these flat indices."""
-    return x_bnd.gather(1, index_bm[..., None].expand(-1, -1, x_bnd.shape[-1]))
-
-
 class Attention(nn.Module):
     """Pre-norm attention without biases."""
 
@@ -246,7 +243,7 @@ class Encoder(nn.Module):
         """Return (b, 1 + n or 1 + v, d); with `visible_bv` (int64 patch indices) only those are seen."""
         tokens = self.patches(x) + _codes(x, self.dim, x.pixels_bcyx.shape[-1] // self.patch_px)
         if visible_bv is not None:
-            tokens = take(tokens, visible_bv)
+            tokens = gather_tokens(tokens, visible_bv)
         return self.transformer(torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1))
 
 
@@ -268,8 +265,8 @@ class Decoder(nn.Module):
         """Return (b, m, c * pixels of a patch): normalised pixels of the hidden patches, band by band."""
         codes = _codes(x, self.dim, x.pixels_bcyx.shape[-1] // self.patch_px)
         summary, seen = self.enc_to_dec(encoded_bnd).split([1, visible_bv.shape[1]], dim=1)
-        masked = self.mask_patch + take(codes, hidden_bm)
-        decoded = self.transformer(torch.cat([masked, seen + take(codes, visible_bv), summary], dim=1))
+        masked = self.mask_patch + gather_tokens(codes, hidden_bm)
+        decoded = self.transformer(torch.cat([masked, seen + gather_tokens(codes, visible_bv), summary], dim=1))
         with _full_precision(decoded):
             weights, _ = self.embed_to_pixels(x.wavelength_um)
             return F.linear(decoded[:, : hidden_bm.shape[1]].float(), weights.reshape(-1, self.dim))
