@@ -27,6 +27,11 @@ SMALLER: dict[str, dict] = {
     "prithvi.v2-tiny-tl": {**_PRITHVI, "chip_px": 32, "table_px": 32},
     "remoteclip.vit-l-14": {"dim": 48, "depth": 2, "heads": 3, "out_dim": 24, "chip_px": 56},
     "satclip.vit16-l40": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 64, "out_dim": 16, "degrees": 6, "bank": 64},
+    "clay.v1.5": {
+        "chip_px": 64, "dim": 48, "depth": 2, "heads": 3, "dim_head": 16, "decoder_dim": 40, "decoder_depth": 1,
+        "decoder_heads": 2, "decoder_dim_head": 16, "wave_dim": 32, "wave_tokens": 16, "wave_heads": 2,
+        "wave_mlp_dim": 64, "teacher_dim": 48, "teacher_depth": 1, "teacher_heads": 3, "teacher_px": 56,
+    },
     "satmae.base": {
         "dim": 64, "depth": 2, "heads": 4, "channel_dim": 16, "chip_px": 32,
         "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_channel_dim": 8,
@@ -82,4 +87,4 @@ def make_chips(
 
 def _usual_bands(card: Card) -> tuple[str, ...]:
     """Return the bands of one sensor: the optical ones where there are any."""
-    return tuple(b for b in card.bands if b not in ("vv", "vh")) or card.bands
+    return tuple(b for b in card.bands if b not in ("vv", "vh", "sur_refl_b05")) or card.bands

@@ -19,6 +19,8 @@ LAYERS = (
     "catalog embed read report trial models.nano "
     "models.dino models.dofa models.olmoearth models.prithvi models.remoteclip models.satclip models.satmae "
     "models.vitmae",
+    "geodataset harmonise models.base models.clay_net quicklook sample stac",
+    "catalog embed models.clay models.nano models.satmae models.vitmae read report trial",
     "models nulls",
     "fitting plan",
     "options run",

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 MODELS = {
+    "clay.v1.5": "geoelle.models.clay",
     "nano": "geoelle.models.nano",
     "dofa.v1-base": "geoelle.models.dofa",
     "dofa.v1-large": "geoelle.models.dofa",
