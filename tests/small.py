@@ -14,6 +14,11 @@ from geoelle.models.base import Card
 _PRITHVI = {"dim": 32, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4, "patch_px": 8}
 
 SMALLER: dict[str, dict] = {
+    "clay.v1.5": {
+        "chip_px": 64, "dim": 48, "depth": 2, "heads": 3, "dim_head": 16, "decoder_dim": 40, "decoder_depth": 1,
+        "decoder_heads": 2, "decoder_dim_head": 16, "wave_dim": 32, "wave_tokens": 16, "wave_heads": 2,
+        "wave_mlp_dim": 64, "teacher_dim": 48, "teacher_depth": 1, "teacher_heads": 3, "teacher_px": 56,
+    },
     "dinov2.base": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 56, "table_px": 70},
     "dinov3.sat-large": {"dim": 64, "depth": 2, "heads": 4, "chip_px": 64},
     "dofa.v1-base": {
@@ -27,11 +32,6 @@ SMALLER: dict[str, dict] = {
     "prithvi.v2-tiny-tl": {**_PRITHVI, "chip_px": 32, "table_px": 32},
     "remoteclip.vit-l-14": {"dim": 48, "depth": 2, "heads": 3, "out_dim": 24, "chip_px": 56},
     "satclip.vit16-l40": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 64, "out_dim": 16, "degrees": 6, "bank": 64},
-    "clay.v1.5": {
-        "chip_px": 64, "dim": 48, "depth": 2, "heads": 3, "dim_head": 16, "decoder_dim": 40, "decoder_depth": 1,
-        "decoder_heads": 2, "decoder_dim_head": 16, "wave_dim": 32, "wave_tokens": 16, "wave_heads": 2,
-        "wave_mlp_dim": 64, "teacher_dim": 48, "teacher_depth": 1, "teacher_heads": 3, "teacher_px": 56,
-    },
     "satmae.base": {
         "dim": 64, "depth": 2, "heads": 4, "channel_dim": 16, "chip_px": 32,
         "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_channel_dim": 8,

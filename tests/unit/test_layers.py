@@ -15,12 +15,10 @@ LAYERS = (
     "vectors models.olmoearth_net",
     "area assets looks raster ridge scores style",
     "baselines chips embeddings figures geoparquet item probe",
-    "geodataset harmonise models.base quicklook sample stac models.dofa_net",
+    "geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
     "catalog embed read report trial models.nano "
-    "models.dino models.dofa models.olmoearth models.prithvi models.remoteclip models.satclip models.satmae "
-    "models.vitmae",
-    "geodataset harmonise models.base models.clay_net quicklook sample stac",
-    "catalog embed models.clay models.nano models.satmae models.vitmae read report trial",
+    "models.clay models.dino models.dofa models.olmoearth models.prithvi models.remoteclip models.satclip "
+    "models.satmae models.vitmae",
     "models nulls",
     "fitting plan",
     "options run",
