@@ -11,7 +11,15 @@ from geoelle.chips import Chips
 from geoelle.models import MODELS, Model, load_model, module_of
 from geoelle.models.base import Card
 
-SMALLER: dict[str, dict] = {}
+SMALLER: dict[str, dict] = {
+    "fgmae.s2-base": {
+        "dim": 48, "depth": 1, "heads": 3, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4,
+    },
+    "scalemae.large": {
+        "dim": 64, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4,
+        "head_dim": 16, "head_depth": 1, "chip_px": 192,
+    },
+}  # fmt: skip
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

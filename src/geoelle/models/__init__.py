@@ -12,7 +12,11 @@ from geoelle.models.base import Card, Loss, Model, Tokens
 
 __all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
 
-MODELS = {"nano": "geoelle.models.nano"}
+MODELS = {
+    "nano": "geoelle.models.nano",
+    "fgmae.s2-base": "geoelle.models.fgmae",
+    "scalemae.large": "geoelle.models.scalemae",
+}
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 
