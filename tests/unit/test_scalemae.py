@@ -167,6 +167,10 @@ def test_training_arguments_are_honoured(model: ScaleMae, state: dict[str, torch
     own = ScaleMae(twin, found.card, "").loss(chips, half_hidden())
     torch.testing.assert_close(found.loss(chips, half_hidden()).total_b, own.total_b)
     assert (own.total_b - model.loss(chips, half_hidden()).total_b).abs().min() > 1e-3
+    twin.config = replace(expected, high_weight=1.0)
+    whole = ScaleMae(twin, found.card, "").loss(chips, half_hidden())
+    torch.testing.assert_close(2 * own.terms["high"], whole.terms["high"])
+    torch.testing.assert_close(own.terms["low"], whole.terms["low"])
 
 
 def test_an_absolute_scale_is_one_everywhere(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -293,6 +293,8 @@ def _card(name: str, config: FgMaeConfig) -> Card:
         "IEEE JSTARS, arXiv:2310.18653",
         deviations=(
             "reflectance above 1 is clipped; upstream's 8-bit cast wraps it around",
+            "levels are 255 x reflectance, the default of upstream's reader; the flag its database was written with is "
+            "not recorded",
             "gradients are exact on 8-bit levels; where the horizontal one is 0, upstream's bin depends on rounding",
         ),
     )

@@ -329,13 +329,13 @@ def _card(name: str, config: ScaleMaeConfig) -> Card:
         gsd_m=(0.3, 10.0),
         bands=BANDS,
         band_subset=False,
-        objective=f"{high} error in the high and squared in the low band, relative resolution {config.loss_res:g} "
+        objective=f"{high} error in the high band, squared in the low; relative resolution {config.loss_res:g} "
         f"(embeddings {config.embed_res:g})",
         unit="squared error over ImageNet's variance of brightness, summed over three channels and two bands",
         mask_ratio=config.mask_ratio,
         needs=("sensor",),
         reading="High: detail and brightness of hidden ground do not follow from what surrounds it; contrast is not "
-        "normalised, so bright, busy or shadowed ground is high and dark or flat ground low.",
+        "normalised, so bright or contrasty ground is high and even ground low.",
         code_licence="CC-BY-NC-4.0",
         weights_licence="CC-BY-NC-4.0",
         terms="CC BY-NC 4.0: no commercial use, and the authors are to be named.",
