@@ -6,7 +6,8 @@
 The array has dims band, y, x in any order, and may have time. Its `band` coordinate holds band names of geoelle (blue,
 green, red, ...), its values are reflectance 0-1 with NaN for nodata. Its grid is that of a projected CRS in metres, at
 the model's pixel size, with corners on multiples of it: then its chips have the addresses, and the numbers, that a map
-of the same ground has. Of several times each chip takes the one that shows most of it.
+of the same ground has. Of several times each chip takes the one that shows most of it. Models whose statistics differ
+by sensor read its name from the attribute `sensor` ("sentinel-2-l2a", say).
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class _Labels:
     name: str
     times: np.ndarray
     bands: tuple[str, ...]
+    sensor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,7 +130,7 @@ class _Grid:
 
         Raises: InputMismatch.
         """
-        name = str(pixels.name or "array")
+        name, sensor = str(pixels.name or "array"), str(pixels.attrs.get("sensor", ""))
         pixels = _in_order(pixels, card)
         if _geobox(pixels).affine.e > 0:
             pixels = pixels.isel(y=slice(None, None, -1))
@@ -142,7 +144,7 @@ class _Grid:
                 f"{lattice.size_px + lattice.stride_px - 1} px a side hold one wherever the corner falls"
             )
         times = pixels["time"].values.astype("datetime64[s]")
-        labels = _Labels(name=name, times=times, bands=tuple(pixels["band"].values.tolist()))
+        labels = _Labels(name=name, times=times, bands=tuple(pixels["band"].values.tolist()), sensor=sensor)
         return cls(pixels=pixels, labels=labels, lattice=lattice, left=left, top=top, rows=rows, cols=cols)
 
     @property
@@ -293,7 +295,7 @@ def _window(pixels_tcyx: Any, labels: _Labels, chosen: Addresses) -> xr.DataArra
     box = chosen.lattice.union_geobox(chosen.rows, chosen.cols)
     coords = {"time": labels.times, "band": list(labels.bands), **xr_coords(box)}
     coords["source"] = (("time", "y", "x"), source)
-    attrs = {"items": [[labels.name]] * len(labels.times)}
+    attrs = {"items": [[labels.name]] * len(labels.times), "sensor": labels.sensor}
     return xr.DataArray(pixels_tcyx, coords, ("time", "band", "y", "x"), attrs=attrs)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +33,84 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @json_option
-def models(as_json: bool) -> None:
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
     """List the models, and which of them have a true loss.
 
     \b
     Example:
       geoelle models --json
+      geoelle models pull galileo.nano
     """
+    if context.invoked_subcommand:
+        return
+    from geoelle.hub import is_installed
     from geoelle.models import list_models, model_card
 
     cards = [model_card(name) for name in list_models()]
     if as_json:
-        console.print_json([card.to_dict() for card in cards])
+        console.print_json([card.to_dict() | {"installed": is_installed(card)} for card in cards])
         return
     console.print_table(
-        ["name", "dim", "chip", "gsd", "bands", "target", "a high value means", "licence", "weights"],
+        ["name", "dim", "chip", "gsd", "bands", "target", "a high value means", "licence", "download", "here"],
         [
             [
                 c.name,
                 c.dim,
                 f"{c.chip_px} px",
-                f"{c.gsd_m[0]:g} m",
+                " to ".join(f"{g:g}" for g in dict.fromkeys(c.gsd_m)) + " m",
                 len(c.bands),
-                f"{c.target}: {c.objective}",
+                c.target if c.target == "none" else f"{c.target}: {c.objective}",
                 c.reading,
                 c.weights_licence,
-                "embedded" if c.embedded else console.human_bytes(c.download_bytes),
+                "in the wheel" if c.embedded else console.human_bytes(c.download_bytes) if c.download_bytes else "?",
+                "yes" if is_installed(c) else "no",
             ]
             for c in cards
         ],
     )
+
+
+@models.command()
+@click.argument("name")
+@click.option("--torchgeo", is_flag=True, help="Take the file that torchgeo's Weights enum names.")
+@click.option("--yes", is_flag=True, help="Accept a restrictive licence without being asked.")
+@json_option
+def pull(name: str, torchgeo: bool, yes: bool, as_json: bool) -> None:
+    """Fetch a model's published weights into the Hugging Face cache, and check their sha256.
+
+    An interrupted download resumes. The token of `hf auth login` or HF_TOKEN is used where one is needed.
+
+    \b
+    Example:
+      geoelle models pull galileo.nano
+    """
+    from geoelle import hub
+    from geoelle.errors import CapabilityError
+    from geoelle.models import model_card
+
+    card = model_card(name)
+    if card.embedded:
+        console.talk(f"the weights of {name} ship with geoelle; nothing to fetch")
+        return
+    size = console.human_bytes(card.download_bytes) if card.download_bytes else "of unknown size"
+    console.talk(f"{name}: {size}. Licence of the weights: {card.weights_licence}; of the code: {card.code_licence}")
+    if card.terms and not hub.is_installed(card):
+        console.talk(card.terms)
+        if not yes and not sys.stdin.isatty():
+            raise CapabilityError(f"{name} has a restrictive licence; read it, then add --yes")
+        if not yes and not click.confirm("Do you accept these terms?", err=True):
+            raise click.Abort
+    pulled = hub.pull(name, torchgeo=torchgeo)
+    if as_json:
+        console.print_json([{**asdict(p), "path": str(p.path)} for p in pulled])
+        return
+    for p in pulled:
+        check = "sha256 as published" if p.checked else "no published sha256 to compare with"
+        console.talk(f"{p.file} at {p.commit[:12]}: {console.human_bytes(p.bytes)}, sha256 {p.sha256} ({check})")
+        click.echo(p.path)
 
 
 @cli.command()

@@ -147,7 +147,13 @@ def _embed_batch(
 
 
 def _fill(chips: Chips, patch: int) -> tuple[Chips, np.ndarray]:
-    """Return chips without NaN, and bool (b, h, w): patches with at least half of their pixels valid."""
+    """Return chips without NaN, and bool (b, h, w): patches with at least half of their pixels valid.
+
+    Invalid chips may have no time; they get one, since they go through the model with the others and are blanked after.
+    """
+    lost = np.isnat(chips.times_bt) & ~chips.valid_b[:, None]
+    if lost.any():
+        chips = replace(chips, times_bt=np.where(lost, np.datetime64("2000-01-01", "s"), chips.times_bt))
     pixels = chips.pixels_btcyx
     finite = np.isfinite(pixels)
     b, _, _, height, width = pixels.shape

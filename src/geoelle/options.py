@@ -50,13 +50,13 @@ area_options = _stack(
 
 model_options = _stack(
     click.option("--model", default="nano", show_default=True, help="See geoelle models."),
-    click.option("--weights", help="A local weights file, or untrained."),
+    click.option("--weights", help="A local file or folder, or untrained. Default: what geoelle models pull fetched."),
     click.option(
         "--crs", "epsg", type=int, metavar="EPSG", help="Projected CRS of the lattice. Default: the UTM zones."
     ),
     click.option("--stride", "stride_px", type=int, help="Pixels between chips. Default: the model's."),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps."),
-    click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
+    click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True),
 )
 
 output_options = _stack(

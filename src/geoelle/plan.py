@@ -103,7 +103,7 @@ class Plan:
     @cached_property
     def chips_per_second(self) -> float:
         """Measure blank chips on this machine, embedded as the run will: with its loss and as many twins."""
-        chips = _blank_chips(self.zones[0][0], self.bands, 2 * BATCH)
+        chips = _blank_chips(self.zones[0][0], self.bands, self.found.sensor.name, 2 * BATCH)
         twins = {f"twin{number}": self.model for number in range(self.job.twins)}
         embed_chips(chips[:2], self.model, loss=self.job.loss, twins=twins, precision=self.job.precision)
         began = time.perf_counter()
@@ -203,13 +203,14 @@ def _look(look: Look) -> dict[str, Any]:
     }
 
 
-def _blank_chips(lattice: Lattice, bands: tuple[str, ...], n: int) -> Chips:
+def _blank_chips(lattice: Lattice, bands: tuple[str, ...], sensor: str, n: int) -> Chips:
     addresses = Addresses(lattice=lattice, rows=np.zeros(n, np.int64), cols=np.arange(n))
     return Chips(
         pixels_btcyx=np.full((n, 1, len(bands), lattice.size_px, lattice.size_px), 0.1, np.float32),
         addresses=addresses,
-        times_bt=np.full((n, 1), "NaT", "datetime64[s]"),
+        times_bt=np.full((n, 1), "2020-01-01", "datetime64[s]"),
         lonlat_b2=np.zeros((n, 2)),
         bands=bands,
         items=((),) * n,
+        sensor=sensor,
     )

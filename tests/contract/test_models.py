@@ -241,7 +241,7 @@ def test_a_subset_of_bands_works_or_is_refused(model: Model) -> None:
     if not card.band_subset:
         if len(card.bands) > 3:
             with pytest.raises(InputMismatch, match="lack"):
-                model.encode(make_chips(card, 2, bands=wanted))
+                model.encode(make_chips(card, 2, bands=tuple(b for b in wanted if b in card.bands)))
     else:
         if card.groups:
             inside = {b for i in card.groups_of(wanted) for b in card.groups[i]}

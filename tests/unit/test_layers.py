@@ -12,15 +12,16 @@ PACKAGE = ROOT / "src" / "geoelle"
 LAYERS = (
     "errors",
     "access bootstrap complexity files holdout lattice models.masks models.networks models.weights resample scene "
-    "vectors",
+    "vectors models.olmoearth_net",
     "area assets looks raster ridge scores style",
     "baselines chips embeddings figures geoparquet item probe",
-    "harmonise models.base quicklook sample stac",
-    "catalog embed models.fgmae models.nano models.scalemae read report trial",
+    "geodataset harmonise models.base quicklook sample stac models.dofa_net",
+    "catalog embed read report trial models.nano "
+    "models.dofa models.fgmae models.olmoearth models.prithvi models.satmae models.scalemae models.vitmae",
     "models nulls",
     "fitting plan",
     "options run",
-    "console describe products",
+    "console describe hub products",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}

@@ -9,13 +9,41 @@ from types import ModuleType
 
 from geoelle.errors import UnknownModel
 from geoelle.models.base import Card, Loss, Model, Tokens
+from geoelle.models.weights import Remote
 
-__all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
+__all__ = [
+    "MODELS",
+    "Card",
+    "Loss",
+    "Model",
+    "Remote",
+    "Tokens",
+    "list_models",
+    "load_model",
+    "model_card",
+    "module_of",
+]
 
 MODELS = {
     "nano": "geoelle.models.nano",
+    "dofa.v1-base": "geoelle.models.dofa",
+    "dofa.v1-large": "geoelle.models.dofa",
     "fgmae.s2-base": "geoelle.models.fgmae",
+    "olmoearth.v1-base": "geoelle.models.olmoearth",
+    "olmoearth.v1-large": "geoelle.models.olmoearth",
+    "olmoearth.v1-nano": "geoelle.models.olmoearth",
+    "olmoearth.v1-tiny": "geoelle.models.olmoearth",
+    "satmae.base": "geoelle.models.satmae",
+    "satmae.large": "geoelle.models.satmae",
     "scalemae.large": "geoelle.models.scalemae",
+    "vitmae.base": "geoelle.models.vitmae",
+    "prithvi.v1-100m": "geoelle.models.prithvi",
+    "prithvi.v2-tiny-tl": "geoelle.models.prithvi",
+    "prithvi.v2-100m-tl": "geoelle.models.prithvi",
+    "prithvi.v2-300m": "geoelle.models.prithvi",
+    "prithvi.v2-300m-tl": "geoelle.models.prithvi",
+    "prithvi.v2-600m": "geoelle.models.prithvi",
+    "prithvi.v2-600m-tl": "geoelle.models.prithvi",
 }
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
@@ -36,8 +64,8 @@ def model_card(name: str) -> Card:
 def load_model(name: str, weights: str | None = None, *, seed: int = 0, device: str = "cpu") -> Model:
     """Return a model ready for inference.
 
-    `weights`: None for the published weights, a path to a local file, or `untrained` for a twin whose weights are
-    drawn from `seed` (the null of every fit).
+    `weights`: None for the published weights in the user's cache, a path to a local file or folder, or `untrained` for
+    a twin whose weights are drawn from `seed` (the null of every fit).
 
     Raises: UnknownModel, WeightsError.
     """

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 __all__ = [
     "draw_weights",
+    "fill_masked",
+    "gather_tokens",
     "on_meta",
     "patchify",
     "place_codes",
@@ -20,6 +22,7 @@ __all__ = [
     "sincos_1d",
     "sincos_2d",
     "split_order",
+    "standardise",
 ]
 
 
@@ -67,6 +70,23 @@ def scatter_error(error_bm: Tensor, index_bm: Tensor, shape: tuple[int, ...]) ->
     """Return `shape` (b, ...): errors of hidden tokens at their flat indices, NaN elsewhere."""
     out = torch.full((shape[0], math.prod(shape[1:])), torch.nan, device=error_bm.device, dtype=error_bm.dtype)
     return out.scatter_(1, index_bm, error_bm).view(shape)
+
+
+def gather_tokens(tokens_bnd: Tensor, index_bv: Tensor) -> Tensor:
+    """Return (b, v, d): the tokens at these indices."""
+    return tokens_bnd.gather(1, index_bv[..., None].expand(-1, -1, tokens_bnd.shape[-1]))
+
+
+def fill_masked(seen_bvd: Tensor, index_bv: Tensor, mask_token: Tensor, count: int) -> Tensor:
+    """Return (b, count, d): the seen tokens at their indices, the mask token everywhere else."""
+    masked = mask_token.to(seen_bvd.dtype).expand(len(seen_bvd), count, -1)
+    return masked.scatter(1, index_bv[..., None].expand_as(seen_bvd), seen_bvd)
+
+
+def standardise(target_bne: Tensor, eps: float = 1e-6) -> Tensor:
+    """Return each token's target less its mean, over its deviation: MAE's `norm_pix_loss`, **unbiased** variance."""
+    variance, mean = torch.var_mean(target_bne, dim=-1, keepdim=True)
+    return (target_bne - mean) / (variance + eps).sqrt()
 
 
 def patchify(pixels_bcyx: Tensor, patch: int, order: str = "pqc") -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import pathlib
 import pickle
@@ -24,7 +25,19 @@ from torch import Tensor, nn
 
 from geoelle.errors import WeightsError
 
-__all__ = ["Remote", "cache_folder", "digest", "keep_of", "load_strict", "local_files", "read_checkpoint", "state_of"]
+__all__ = [
+    "Remote",
+    "cache_folder",
+    "cached_file",
+    "config_beside",
+    "digest",
+    "hold_to",
+    "keep_of",
+    "load_strict",
+    "local_files",
+    "read_checkpoint",
+    "state_of",
+]
 
 _ALLOWED = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath]
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -72,7 +85,7 @@ def local_files(name: str, files: Sequence[Remote], given: str | None = None) ->
         found = {f.file: folder / f.name for f in files if (folder / f.name).is_file()}
         told = f"{folder} lacks {{}}; a folder of weights for {name} holds {', '.join(f.name for f in needed)}"
     else:
-        found = {f.file: path for f in files if (path := _cached(f)) is not None}
+        found = {f.file: path for f in files if (path := cached_file(f)) is not None}
         told = (
             f"the weights of {name} are not on this machine ({{}}); run: geoelle models pull {name}, or give --weights"
         )
@@ -86,7 +99,11 @@ def cache_folder() -> str | None:
     return os.environ.get("HF_HUB_CACHE") or None
 
 
-def _cached(remote: Remote) -> Path | None:
+def cached_file(remote: Remote) -> Path | None:
+    """Return where a published file lies in the user's cache, None where it does not.
+
+    Raises: WeightsError (huggingface_hub is not installed).
+    """
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError as cause:
@@ -176,6 +193,40 @@ def load_strict(
     if problems := [t for t in told if t]:
         raise WeightsError(f"{name} {' and '.join(problems)}; give the published file of this very model")
     net.load_state_dict({k: given[k].to(wanted[k].dtype) for k in wanted}, strict=True, assign=True)
+
+
+def config_beside(path: Path) -> dict[str, Any]:
+    """Return the config.json in the folder of a weights file, empty where there is none.
+
+    Raises: WeightsError (it is no JSON object).
+    """
+    beside = path.with_name("config.json")
+    if not beside.is_file():
+        return {}
+    try:
+        found = json.loads(beside.read_text("utf-8"))
+    except ValueError as cause:
+        raise WeightsError(f"{beside} is no JSON ({cause}); fetch it again, or remove it") from cause
+    if not isinstance(found, dict):
+        raise WeightsError(f"{beside} holds a {type(found).__name__}, no config; fetch it again, or remove it")
+    return found
+
+
+def hold_to(told: Mapping[str, Any], expected: Mapping[str, Any], *, name: str) -> None:
+    """Refuse weights that say other numbers of themselves than the network has; what they leave unsaid is not held.
+
+    Needed where tensors cannot tell: a head count shows in no shape. `name` is of whatever says it, for the error.
+
+    Raises: WeightsError.
+    """
+    for word, ours in expected.items():
+        said = _frozen(told.get(word))
+        if said not in (None, (), ours):
+            raise WeightsError(f"{name} says {word} is {said}, not {ours}; give the published file of this very model")
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def keep_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,443 @@
+"""Prithvi-EO 1.0 and 2.0 (IBM, NASA): masked autoencoders for time series of Harmonized Landsat and Sentinel-2.
+
+Jakubik et al. 2023 (arXiv:2310.18660) and Szwarcman et al. 2024 (arXiv:2412.02732). Written after `PrithviMAE` of
+github.com/IBM/terratorch at 85467a9, and equal to it to float precision. Code and weights: Apache-2.0.
+
+Dates are one stack of patches: a token is a place on a date, three quarters of all tokens are hidden wherever they
+lie, and the objective is the mean squared error of their z-scored pixels. The `-tl` models also add codes of year, day
+of the year and location to the tokens of encoder and decoder; these enter by weights that training found. Encoder and
+decoder are both published, so the true loss can be computed for every model.
+
+Where this departs from upstream, or where upstream is unsure of itself, `Card.deviations` says so. All revisions and
+hashes of files were read in third-party repositories that pin them, not on the hub itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geoelle.errors import InputMismatch, WeightsError
+from geoelle.models.base import Adapter, Card, Loss, Tokens
+from geoelle.models.networks import draw_weights, on_meta, patchify, scatter_error, sincos_1d, sincos_2d, split_order
+from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
+
+if TYPE_CHECKING:
+    from geoelle.chips import Chips
+
+__all__ = ["BANDS", "CARDS", "CONFIGS", "Prithvi", "PrithviConfig", "PrithviNet", "load", "make"]
+
+BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
+"""Upstream numbers them as Landsat does in HLS, B02 to B07; of Sentinel-2 they are B02, B03, B04, B8A, B11, B12."""
+SCALE = 10_000.0
+"""Of HLS: the statistics are of reflectance times this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrithviConfig:
+    """Fix the shape of a network, what it was trained on, and how coordinates enter it."""
+
+    dim: int
+    depth: int
+    heads: int
+    patch_px: int = 16
+    chip_px: int = 224
+    table_px: int = 224
+    """Chip size that the position table is made for; the table is resized to another `chip_px`, as upstream does."""
+    frames: int = 4
+    decoder_dim: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-5
+    mask_ratio: float = 0.75
+    coordinates: bool = False
+    """Whether year, day of the year and location are coded: the `-tl` models."""
+    location_order: str = "lonlat"
+    """`lonlat` or `latlon`: which comes first in the code of the location."""
+    mean: tuple[float, ...] = (1087.0, 1342.0, 1433.0, 2734.0, 1958.0, 1363.0)
+    std: tuple[float, ...] = (2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0)
+
+    @property
+    def grid(self) -> int:
+        return self.chip_px // self.patch_px
+
+    @property
+    def table_grid(self) -> int:
+        return self.table_px // self.patch_px
+
+
+_300M = {"dim": 1024, "depth": 24, "heads": 16}
+_600M = {"dim": 1280, "depth": 32, "heads": 16, "patch_px": 14}
+CONFIGS = {
+    "prithvi.v1-100m": PrithviConfig(
+        dim=768, depth=12, heads=12, frames=3,
+        mean=(
+            775.2290211032589, 1080.992780391705, 1228.5855250417867,
+            2497.2022620507532, 2204.2139147975554, 1610.8324823273745,
+        ),
+        std=(
+            1281.526139861424, 1270.0297974547493, 1399.4802505642526,
+            1368.3446143747644, 1291.6764008585435, 1154.505683480695,
+        ),
+    ),
+    "prithvi.v2-tiny-tl": PrithviConfig(dim=192, depth=12, heads=3, coordinates=True),
+    "prithvi.v2-100m-tl": PrithviConfig(dim=768, depth=12, heads=12, coordinates=True),
+    "prithvi.v2-300m": PrithviConfig(**_300M),
+    "prithvi.v2-300m-tl": PrithviConfig(**_300M, coordinates=True),
+    "prithvi.v2-600m": PrithviConfig(**_600M),
+    "prithvi.v2-600m-tl": PrithviConfig(**_600M, coordinates=True),
+}  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def place_table(dim: int, frames: int, grid: int, trained_grid: int, device: torch.device) -> Tensor:
+    """Return (1, frames * grid * grid, dim) float32: fixed codes of column, row and frame; that of CLS is zero.
+
+    Six sixteenths of the width each for column and row, four for the frame. For a grid other than `trained_grid` the
+    trained one is resized bicubically, corner on corner.
+    """
+    with torch.inference_mode(False):
+        side = torch.arange(trained_grid)
+        plane = sincos_2d(side, side, 12 * dim // 16)[None].expand(frames, -1, -1)
+        time = sincos_1d(torch.arange(frames), 4 * dim // 16)[:, None].expand(-1, trained_grid**2, -1)
+        table = torch.cat([plane, time], dim=-1).float()
+        if grid != trained_grid:
+            planes = table.view(frames, trained_grid, trained_grid, dim).permute(0, 3, 1, 2)
+            planes = F.interpolate(planes, size=(grid, grid), mode="bicubic", align_corners=True)
+            table = planes.permute(0, 2, 3, 1)
+        return table.reshape(1, frames * grid * grid, dim).to(device)
+
+
+class Where(NamedTuple):
+    """What is known of date and place of each chip; None is how upstream trained for the absence of either."""
+
+    dates_bt2: Tensor | None = None
+    """Year, and day of the year from 1."""
+    location_b2: Tensor | None = None
+    """Degrees, in the order of the config."""
+
+
+class CoordinateCode(nn.Module):
+    """Code a pair of plain numbers, half the width each, weighted by one learned scale."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.scale = nn.Parameter(torch.empty(1))
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """Return (..., dim) for (..., 2); in float64, for single precision blurs the sine of a year."""
+        return self.scale * sincos_1d(pairs, self.dim // 2).flatten(-2).float()
+
+
+class PatchEmbed(nn.Module):
+    """Project the patches of every frame."""
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        size = (1, config.patch_px, config.patch_px)
+        self.proj = nn.Conv3d(len(BANDS), config.dim, kernel_size=size, stride=size)
+
+    def forward(self, x_bctyx: Tensor) -> Tensor:
+        """Return (b, t * h * w, d): frame by frame, row by row."""
+        return self.proj(x_bctyx).flatten(2).transpose(1, 2)
+
+
+class Encoder(nn.Module):
+    """Encode the tokens that may be seen."""
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        self.temporal_embed_enc = CoordinateCode(config.dim) if config.coordinates else None
+        self.location_embed_enc = CoordinateCode(config.dim) if config.coordinates else None
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
+        self.blocks = _blocks(config, config.dim, config.heads, config.depth)
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+
+    def forward(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor | None = None) -> Tensor:
+        """Return (b, 1 + v, d): CLS, then the tokens at the flat indices `seen_bv`, or all of them in order."""
+        x = self.patch_embed(x_bctyx)
+        x = x + _codes(self.config, x, where, self.temporal_embed_enc, self.location_embed_enc)
+        if seen_bv is not None:
+            x = _take(x, seen_bv)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class Decoder(nn.Module):
+    """Predict the pixels of hidden tokens."""
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.decoder_dim
+        self.decoder_embed = nn.Linear(config.dim, dim)
+        self.temporal_embed_dec = CoordinateCode(dim) if config.coordinates else None
+        self.location_embed_dec = CoordinateCode(dim) if config.coordinates else None
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.decoder_blocks = _blocks(config, dim, config.decoder_heads, config.decoder_depth)
+        self.decoder_norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.decoder_pred = nn.Linear(dim, config.patch_px**2 * len(BANDS))
+
+    def forward(self, encoded: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
+        """Return (b, m, e): pixels of the patches at `hidden_bm`, from what the encoder made of CLS and `seen_bv`."""
+        seen = self.decoder_embed(encoded)
+        b, count, dim = len(seen), seen_bv.shape[1] + hidden_bm.shape[1], seen.shape[-1]
+        x = self.mask_token.to(seen.dtype).expand(b, count, dim)
+        x = x.scatter(1, seen_bv[..., None].expand(-1, -1, dim), seen[:, 1:])
+        x = x + _codes(self.config, x, where, self.temporal_embed_dec, self.location_embed_dec)
+        x = torch.cat([seen[:, :1], x], dim=1)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(_take(x[:, 1:], hidden_bm)))
+
+
+class PrithviNet(nn.Module):
+    """The network, keys as published. Pixels enter as `x_bctyx`: z-scores, bands in the order of `BANDS`."""
+
+    IGNORED = r"^encoder\.pos_embed$|^decoder\.decoder_pos_embed$"
+    """Fixed tables of the published files, for the frames and the chip size of training."""
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+
+    def predict(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
+        """Return (b, m, e): the decoder's pixels of the patches at `hidden_bm`, by row, column and band."""
+        return self.decoder(self.encoder(x_bctyx, where, seen_bv), where, seen_bv, hidden_bm)
+
+    def errors(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
+        """Return (b, m): the mean squared error of each hidden patch, over its pixels and bands."""
+        b, _, t, _, _ = x_bctyx.shape
+        patches = patchify(x_bctyx.transpose(1, 2).flatten(0, 1), self.config.patch_px)
+        truth = _take(patches.unflatten(0, (b, t)).flatten(1, 2), hidden_bm)
+        return (self.predict(x_bctyx, where, seen_bv, hidden_bm).float() - truth).square().mean(dim=-1)
+
+
+def _blocks(config: PrithviConfig, dim: int, heads: int, depth: int) -> nn.ModuleList:
+    norm = partial(nn.LayerNorm, eps=config.norm_eps)
+    return nn.ModuleList(
+        Block(dim, heads, mlp_ratio=config.mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+    )
+
+
+def _codes(
+    config: PrithviConfig, x_bnd: Tensor, where: Where, date: CoordinateCode | None, place: CoordinateCode | None
+) -> Tensor:
+    """Return (b or 1, n, d): codes of position, and of date and place where they are known and the model has them."""
+    _, count, dim = x_bnd.shape
+    per_frame = config.grid**2
+    codes = place_table(dim, count // per_frame, config.grid, config.table_grid, x_bnd.device)
+    if date is not None and where.dates_bt2 is not None:
+        codes = codes + date(where.dates_bt2).repeat_interleave(per_frame, dim=1)
+    if place is not None and where.location_b2 is not None:
+        codes = codes + place(where.location_b2)[:, None]
+    return codes
+
+
+def _take(x_bnd: Tensor, index_bm: Tensor) -> Tensor:
+    return x_bnd.gather(1, index_bm[..., None].expand(-1, -1, x_bnd.shape[-1]))
+
+
+class Prithvi(Adapter):
+    """The adapter: chips in reflectance to tokens and to the true pretraining loss."""
+
+    net: PrithviNet
+
+    def normalised(self, chips: Chips) -> Tensor:
+        """Return (b, 6, t, y, x) float32: reflectance times 10,000 as z-scores of the training imagery."""
+        pixels = self.pixels(chips, BANDS)
+        mean, std = (pixels.new_tensor(v)[:, None, None] for v in (self.net.config.mean, self.net.config.std))
+        return ((pixels * SCALE - mean) / std).float().transpose(1, 2).contiguous()
+
+    def where(self, chips: Chips) -> Where:
+        """Return what the model codes of date and place; nothing unless the config says so.
+
+        Raises: InputMismatch (a frame has no time).
+        """
+        config = self.net.config
+        if not config.coordinates:
+            return Where()
+        if missing := int(np.isnat(chips.times_bt).sum()):
+            raise InputMismatch(
+                f"{self.card.name} needs the time of every frame and {missing} of {chips.times_bt.size} have none; "
+                "give chips with times, or use a model without -tl"
+            )
+        years = chips.times_bt.astype("datetime64[Y]")
+        days = (chips.times_bt.astype("datetime64[D]") - years).astype(np.int64) + 1
+        dates = np.stack([years.astype(np.int64) + 1970, days], axis=-1).astype(np.float64)
+        location = chips.lonlat_b2 if config.location_order == "lonlat" else chips.lonlat_b2[:, ::-1].copy()
+        return Where(torch.from_numpy(dates).to(self.device), torch.from_numpy(location).to(self.device))
+
+    @torch.inference_mode()
+    def encode(self, chips: Chips) -> Tokens:
+        """Return patch tokens averaged over frames, and CLS, both after the last norm."""
+        x, grid = self.net.encoder(self.normalised(chips), self.where(chips)), self.card.grid
+        return Tokens(patch_bhwd=x[:, 1:].unflatten(1, (-1, grid, grid)).mean(dim=1), summary_bd=x[:, 0])
+
+    @torch.inference_mode()
+    def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
+        """Return the objective where `hidden` (b, t, h, w) is hidden; every chip must hide the same count."""
+        seen, masked = split_order(hidden, self.device)
+        error_bm = self.net.errors(self.normalised(chips), self.where(chips), seen, masked)
+        total = error_bm.mean(dim=1)
+        return Loss(total_b=total, terms={"pixel": total}, error=scatter_error(error_bm, masked, hidden.shape))
+
+
+def _file(model: str, file: str, revision: str, sha256: str = "", size: int = 0, about: int = 0) -> Remote:
+    return Remote(
+        repo=f"ibm-nasa-geospatial/Prithvi-EO-{model}", file=f"Prithvi_EO_{file}.pt", revision=revision,
+        sha256=sha256, bytes=size, bytes_about=about,
+    )  # fmt: skip
+
+
+FILES = {
+    "prithvi.v1-100m": _file(
+        "1.0-100M", "V1_100M", "f3a9ea7a1723621b0aeceb4de993093704d712c5",
+        "7fac0c8a8693198e32a055e0c5a967f8b005f382182b63df1b29fdcd5c880731", 453_671_052,
+    ),
+    "prithvi.v2-tiny-tl": _file(
+        "2.0-tiny-TL", "V2_tiny_TL", "335eadc2c45ad5abe7bd307223e1c48c5b60c41b",
+        "d47326db9bad502b611f73e3e3f3a0e68b7b82640d67c22c795417f7209f8d70", about=129_000_000,
+    ),
+    "prithvi.v2-100m-tl": _file(
+        "2.0-100M-TL", "V2_100M_TL", "2c84e383194986040f883cc43d7869002c425e1b",
+        "d45406d5fc51af1d9657d48f2e2c3ff077408a2e1113f9a242889a4fe4469b17", 454_660_610,
+    ),
+    "prithvi.v2-300m": _file("2.0-300M", "V2_300M", "b2f2520ab889f42a25c5361ba18761fcb4ea44ad", about=1_330_000_000),
+    "prithvi.v2-300m-tl": _file(
+        "2.0-300M-TL", "V2_300M_TL", "63adbd39c271da4c42f447e69b1a7c91a338cdc9",
+        "3629cedfbb350faafcb0dac902ae0d3c927e25ce8d9e0024aa1276ec66956ddb", 1_326_660_716,
+    ),
+    "prithvi.v2-600m": _file("2.0-600M", "V2_600M", "87f15784813828dc37aa3197a143cd4689e4d080", about=2_640_000_000),
+    "prithvi.v2-600m-tl": _file(
+        "2.0-600M-TL", "V2_600M_TL", "3d72adc6dfc4cc3862bf4f41da8c83db267193c9",
+        "7b92c53b0204a76bb775bd8930f045e05776251caa8c83f7367ed0b75b594702", 2_638_217_218,
+    ),
+}  # fmt: skip
+
+_PAPERS = {
+    "v1": "Jakubik et al. 2023, Foundation Models for Generalist Geospatial Artificial Intelligence, arXiv:2310.18660",
+    "v2": "Szwarcman et al. 2024, Prithvi-EO-2.0, arXiv:2412.02732",
+}
+
+
+def _deviations(name: str, config: PrithviConfig) -> tuple[str, ...]:
+    ground = "HLS L30 (Landsat) of the contiguous United States" if name.startswith("prithvi.v1") else "global HLS"
+    found = [
+        f"trained on {ground} at 30 m: at 10 m, allowed here, a chip shows a ninth of the ground and everything in it "
+        "three times as large, so compare numbers of one ground sampling distance only",
+        "HLS is adjusted to nadir view (BRDF) and harmonised between sensors, other surface reflectance is not",
+        f"trained on {config.frames} dates: fewer are legal and off-distribution, with the position table made for "
+        "them as upstream does: never repeat a date, for its copy would show what is hidden",
+        "pixels without data are filled with the chip's band mean and their patches leave the loss, where upstream "
+        "sets them to 0.0001 after normalisation and counts them",
+        "the embedding is the mean of patch tokens over all dates, CLS the summary",
+    ]
+    if name.startswith("prithvi.v1"):
+        found.append("statistics are the original ones, which terratorch rounds to integers")
+        found.append("layer norms use 1e-5 as in terratorch, where some loaders use 1e-6")
+    if "tiny" in name:
+        found.append("takes four dates: terratorch lists one, but the published file has the size of tables for four")
+    if config.coordinates:
+        order = {"lonlat": "longitude, latitude", "latlon": "latitude, longitude"}[config.location_order]
+        found.append(
+            f"location is coded in the order {order}: upstream's code names latitude first, its inference script gives "
+            "longitude first, and the order of pretraining is not public"
+        )
+        found.append("days of the year count from 1 as in the inference script, where terratorch's guide has 0")
+    return tuple(found)
+
+
+def _card(name: str, config: PrithviConfig) -> Card:
+    file = FILES[name]
+    return Card(
+        name=name,
+        title=f"{file.repo.split('/')[1]}, a masked autoencoder for time series of HLS",
+        dim=config.dim,
+        patch_px=config.patch_px,
+        chip_px=config.chip_px,
+        stride_px=config.chip_px // 2,
+        gsd_m=(10.0, 30.0),
+        bands=BANDS,
+        band_subset=False,
+        frames=(1, config.frames),
+        objective="pixel",
+        unit="MSE in band variances of the training imagery",
+        mask_ratio=config.mask_ratio,
+        mask_axes=("t", "h", "w"),
+        needs=("time", "lonlat") if config.coordinates else (),
+        reading="High: the network cannot fill in the hidden ground from what it sees on this and other dates (edges, "
+        "small fields, clouds, change); bright, contrasted ground weighs more. Low: smooth, dark or familiar ground.",
+        code_licence="Apache-2.0",
+        weights_licence="Apache-2.0",
+        files=(file,),
+        source="github.com/IBM/terratorch 85467a9, terratorch/models/backbones/prithvi_mae.py",
+        citation=_PAPERS[name.removeprefix("prithvi.")[:2]],
+        deviations=_deviations(name, config),
+    )
+
+
+CARDS = {name: _card(name, config) for name, config in CONFIGS.items()}
+
+
+def make(name: str, config: PrithviConfig, *, seed: int = 0) -> Prithvi:
+    """Return an untrained network of any config, as training starts it: the scales of coordinates at 0.1."""
+    net = on_meta(lambda: PrithviNet(config))
+    draw_weights(net, seed)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, CoordinateCode):
+                module.scale.fill_(0.1)
+    return Prithvi(net, _card(name, config), f"untrained-{seed}")
+
+
+def load(name: str, weights: str | None = None, *, seed: int = 0) -> Prithvi:
+    """Load the published weights, a local file of them, or an untrained twin.
+
+    Raises: WeightsError.
+    """
+    if weights == "untrained":
+        return make(name, CONFIGS[name], seed=seed)
+    (path,) = local_files(name, CARDS[name].files, weights).values()
+    return read(name, CONFIGS[name], path)
+
+
+def read(name: str, config: PrithviConfig, path: Path) -> Prithvi:
+    """Load a file in either published layout into a network of this config.
+
+    Raises: WeightsError.
+    """
+    net = on_meta(lambda: PrithviNet(config))
+    state = _published(state_of(read_checkpoint(path), name=path.name, strip=("module.", "model.")))
+    if "encoder.cls_token" in state and not any(key.startswith("decoder.") for key in state):
+        raise WeightsError(f"{path.name} is an encoder alone; the published file of {name} has the decoder too")
+    hints = {r"^(neck|head)\.|vpt_prompt": "a model fine-tuned for a task, without the decoder of pretraining"}
+    if not config.coordinates:
+        hints[r"(temporal|location)_embed"] = "of a -tl model, which codes time and location"
+    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints=hints)
+    return Prithvi(net, _card(name, config), digest([path]))
+
+
+def _published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the keys of today's files: those of 2023 name neither encoder nor decoder."""
+    state = {key.replace("_timm_module.", ""): value for key, value in state.items()}
+    if any(key.startswith("encoder.") for key in state):
+        return state
+    part = {key: "decoder." if re.search(r"decoder|_dec\.|^mask_token$", key) else "encoder." for key in state}
+    return {part[key] + key: value for key, value in state.items()}
