@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from golden_chips import chips_of
 
-from geoelle.area import Addresses, Lattice
 from geoelle.chips import Chips
 from geoelle.models import fgmae
 from geoelle.models.networks import on_meta, place_codes, scatter_error, split_order
@@ -48,7 +48,7 @@ def compute(config: dict, arrays: dict[str, np.ndarray], weights: dict[str, np.n
         for part, dim in (("", ours.dim), ("decoder_", ours.decoder_dim))
     }
     filled = {key: torch.from_numpy(value) for key, value in weights.items()}
-    chips = chips_of(arrays["pixels_btcyx"], tuple(NAMES[band] for band in config["bands"]))
+    chips = chips_of(arrays, [NAMES[band] for band in config["bands"]], "sentinel-2-l1c")
     with torch.inference_mode():
         out = _all(ours, tables | filled, chips, arrays)
         fixed = _all(ours, filled | tables, chips, arrays)
@@ -89,13 +89,3 @@ def _all(
     if "ndi" in drawn:
         out["pred_ndi_first2"] = drawn["ndi"]
     return out
-
-
-def chips_of(pixels: np.ndarray, bands: tuple[str, ...]) -> Chips:
-    n, _, _, _, size = pixels.shape
-    lattice = Lattice(epsg=32618, gsd_m=10, size_px=size, stride_px=size)
-    return Chips(
-        pixels_btcyx=pixels, addresses=Addresses(lattice=lattice, rows=np.zeros(n, int), cols=np.arange(n)),
-        times_bt=np.full((n, 1), np.datetime64("NaT"), "datetime64[s]"), lonlat_b2=np.zeros((n, 2)), bands=bands,
-        items=((),) * n, sensor="sentinel-2-l1c",
-    )  # fmt: skip

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from golden_chips import chips_of
 
-from geoelle.area import Addresses, Lattice
-from geoelle.chips import Chips
 from geoelle.models.networks import on_meta, patchify, split_order
 from geoelle.models.scalemae import ScaleMae, ScaleMaeConfig, ScaleMaeNet, _card
 from geoelle.models.weights import load_strict
@@ -48,7 +47,7 @@ def compute(config: dict, arrays: dict[str, np.ndarray], weights: dict[str, np.n
     )
     TOLERANCES["pred_"] = 1e-5 if config["weight_scale"] > 0.1 else 1e-6  # the README's bound for `head_sharp`
     state = {key: torch.from_numpy(value) for key, value in weights.items()}
-    chips = chips_of(arrays["pixels_btcyx"], tuple(config["bands"]))
+    chips = chips_of(arrays, config["bands"], "naip")  # whose brightness is passed on as it is
     singles = [(chips[i : i + 1], arrays["mask"][i : i + 1], float(r)) for i, r in enumerate(arrays["input_res"])]
 
     def model(**changed: float | bool) -> ScaleMae:
@@ -119,14 +118,3 @@ def _patches(image_bcyx: torch.Tensor, grid: int) -> torch.Tensor:
     """Return (b, patches, c, p, p)."""
     side = image_bcyx.shape[-1] // grid
     return patchify(image_bcyx, side, "cpq").unflatten(-1, (-1, side, side))
-
-
-def chips_of(pixels: np.ndarray, bands: tuple[str, ...]) -> Chips:
-    """Return chips of pictures: the goldens hold brightness, which NAIP's sensor passes on as it is."""
-    n, _, _, _, size = pixels.shape
-    lattice = Lattice(epsg=32618, gsd_m=1, size_px=size, stride_px=size)
-    return Chips(
-        pixels_btcyx=pixels, addresses=Addresses(lattice=lattice, rows=np.zeros(n, int), cols=np.arange(n)),
-        times_bt=np.full((n, 1), np.datetime64("NaT"), "datetime64[s]"), lonlat_b2=np.zeros((n, 2)), bands=bands,
-        items=((),) * n, sensor="naip",
-    )  # fmt: skip

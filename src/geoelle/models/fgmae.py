@@ -40,8 +40,18 @@ from torch.nn import functional as F
 
 from geoelle.errors import CapabilityError, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, on_meta, patchify, place_codes, scatter_error, split_order
-from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.networks import (
+    draw_weights,
+    fill_masked,
+    gather_tokens,
+    on_meta,
+    patchify,
+    place_codes,
+    scatter_error,
+    split_order,
+    standardise,
+)  # fmt: skip
+from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -71,7 +81,6 @@ WINDOW = 16
 INDICES = (("nir", "red"), ("green", "nir"), ("swir16", "nir"))
 """NDVI, NDWI and NDBI: (a - b) / (a + b)."""
 INDEX_EPS = 1e-5
-TARGET_EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +177,7 @@ class FgMaeNet(nn.Module):
         """Return (b, 1 + patches or visible, d): CLS, then the patches, only those of `visible_bv` where given."""
         x = self.patch_embed(image_bcyx) + self.pos_embed[:, 1:]
         if visible_bv is not None:
-            x = _take(x, visible_bv)
+            x = gather_tokens(x, visible_bv)
         x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
@@ -176,14 +185,12 @@ class FgMaeNet(nn.Module):
 
     def predict(self, image_bcyx: Tensor, visible_bv: Tensor, masked_bm: Tensor) -> dict[str, Tensor]:
         """Return the decoder's output for every target at the masked patches, (b, m, values)."""
-        seen = self.decoder_embed(self.encode(image_bcyx, visible_bv)).float()
-        b, _, d = seen.shape
-        places = self.mask_token.expand(b, self.config.grid**2, -1)
-        places = places.scatter(1, visible_bv[..., None].expand(-1, -1, d), seen[:, 1:])
+        seen = self.decoder_embed(self.encode(image_bcyx, visible_bv))
+        places = fill_masked(seen[:, 1:], visible_bv, self.mask_token, self.config.grid**2)
         x = torch.cat([seen[:, :1], places], dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
-        x = self.decoder_norm(_take(x[:, 1:], masked_bm))
+        x = self.decoder_norm(gather_tokens(x[:, 1:], masked_bm))
         out = {"hog": self.decoder_pred(x).float()}
         if self.config.indices:
             out["ndi"] = self.decoder_pred2(x).float()
@@ -204,20 +211,9 @@ class FgMaeNet(nn.Module):
         """Return the error of every masked patch for each target, (b, m)."""
         drawn = self.predict(levels_bcyx / 255, visible_bv, masked_bm)
         return {
-            name: (drawn[name] - _standardise(_take(target, masked_bm))).square().mean(-1)
+            name: (drawn[name] - standardise(gather_tokens(target, masked_bm))).square().mean(-1)
             for name, target in self.targets(levels_bcyx).items()
         }
-
-
-def _take(values_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    """Return (b, m, d): the values at these places of the second axis."""
-    return values_bnd.gather(1, index_bm[..., None].expand(-1, -1, values_bnd.shape[-1]))
-
-
-def _standardise(target_bmd: Tensor) -> Tensor:
-    """Return targets less their mean, over their deviation (unbiased) within the patch."""
-    variance, mean = torch.var_mean(target_bmd, dim=-1, keepdim=True)
-    return (target_bmd - mean) / (variance + TARGET_EPS).sqrt()
 
 
 class FgMae(Adapter):
@@ -362,7 +358,5 @@ def _honour(config: FgMaeConfig, args: object, name: str) -> FgMaeConfig:
         "norm_pix_loss": True,
         "input_size": config.chip_px,
     }
-    for key, wanted in fixed.items():
-        if (found := said.get(key, wanted)) != wanted:
-            raise WeightsError(f"{name} was trained with {key} {found}; this model takes {wanted}")
+    hold_to(said, fixed, name=name)
     return replace(config, mask_ratio=said.get("mask_ratio", config.mask_ratio))

@@ -39,10 +39,18 @@ from timm.models.vision_transformer import Block, PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.errors import CapabilityError, InputMismatch, WeightsError
+from geoelle.errors import CapabilityError, InputMismatch
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, on_meta, scatter_error, sincos_2d, split_order
-from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.networks import (
+    draw_weights,
+    fill_masked,
+    gather_tokens,
+    on_meta,
+    scatter_error,
+    sincos_2d,
+    split_order,
+)
+from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -196,23 +204,21 @@ class ScaleMaeNet(nn.Module):
     def encode(self, source_bcyx: Tensor, res: float, visible_bv: Tensor | None = None) -> Tensor:
         """Return (b, 1 + patches or visible, d): CLS, then the patches, only those of `visible_bv` where given."""
         x = self.patch_embed(source_bcyx)
-        b, _, d = x.shape
-        x = x + _codes(d, source_bcyx.shape[-1] // self.config.source_patch_px, res, x.device)
+        x = x + _codes(x.shape[-1], source_bcyx.shape[-1] // self.config.source_patch_px, res, x.device)
         if visible_bv is not None:
-            x = x.gather(1, visible_bv[..., None].expand(-1, -1, d))
-        x = torch.cat([self.cls_token.expand(b, -1, -1), x], dim=1)
+            x = gather_tokens(x, visible_bv)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     def predict(self, source_bcyx: Tensor, res: float, visible_bv: Tensor) -> tuple[Tensor, Tensor]:
         """Return the high band (b, 3, 2y, 2x) and the low band (b, 3, y, x), drawn from the visible patches."""
-        seen = self.decoder_embed(self.encode(source_bcyx, res, visible_bv)[:, 1:]).float()
-        b, _, d = seen.shape
+        seen = self.decoder_embed(self.encode(source_bcyx, res, visible_bv)[:, 1:])
         grid = source_bcyx.shape[-1] // self.config.source_patch_px
-        places = self.mask_token.expand(b, grid * grid, -1)
         # The decoder, too, is given the resolution of the half-size image: that of the chip never enters the loss.
-        x = places.scatter(1, visible_bv[..., None].expand(-1, -1, d), seen) + _codes(d, grid, res, seen.device)
+        codes = _codes(seen.shape[-1], grid, res, seen.device)
+        x = fill_masked(seen, visible_bv, self.mask_token, grid * grid) + codes
         for block in self.decoder_blocks:
             x = block(x)
         image = self.decoder_norm(x).transpose(1, 2).unflatten(2, (grid, grid))
@@ -414,10 +420,8 @@ def read(name: str, config: ScaleMaeConfig, path: Path) -> ScaleMae:
 def _honour(config: ScaleMaeConfig, said: dict[str, Any], name: str) -> ScaleMaeConfig:
     """Return the config with what a file says of its training; refuse what this network does not do."""
     half = config.chip_px // 2
-    fixed = {"input_size": half, "source_size": half, "target_size": config.chip_px, "use_mask_token": True}
-    for key, wanted in fixed.items():
-        if said.get(key, wanted) not in (wanted, [wanted]):
-            raise WeightsError(f"{name} was trained with {key} {said[key]}; this model takes {wanted}")
+    sizes = {"input_size": half, "source_size": (half,), "target_size": (config.chip_px,)}
+    hold_to(said, {**sizes, "use_mask_token": True}, name=name)
     renamed = {"use_l1_loss": "high_l1", "l1_loss_weight": "high_weight", "mask_ratio": "mask_ratio"}
     changed = {ours: said[theirs] for theirs, ours in renamed.items() if theirs in said}
     if "band_config" in said:
