@@ -50,7 +50,7 @@ from geoelle.models.networks import (
     scatter_error,
     split_order,
     standardise,
-)  # fmt: skip
+)
 from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
