@@ -19,6 +19,7 @@ LAYERS = (
     "catalog embed read report trial models.nano "
     "models.clay models.dino models.dofa models.olmoearth models.prithvi models.remoteclip models.satclip "
     "models.satmae models.vitmae",
+    "models.dofa models.fgmae models.olmoearth models.prithvi models.satmae models.scalemae models.vitmae",
     "models nulls",
     "fitting plan",
     "options run",
