@@ -14,6 +14,13 @@ from geoelle.models.base import Card
 _PRITHVI = {"dim": 32, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4, "patch_px": 8}
 
 SMALLER: dict[str, dict] = {
+    "fgmae.s2-base": {
+        "dim": 48, "depth": 1, "heads": 3, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4,
+    },
+    "scalemae.large": {
+        "dim": 64, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4,
+        "head_dim": 16, "head_depth": 1, "chip_px": 192,
+    },
     "clay.v1.5": {
         "chip_px": 64, "dim": 48, "depth": 2, "heads": 3, "dim_head": 16, "decoder_dim": 40, "decoder_depth": 1,
         "decoder_heads": 2, "decoder_dim_head": 16, "wave_dim": 32, "wave_tokens": 16, "wave_heads": 2,
@@ -26,9 +33,6 @@ SMALLER: dict[str, dict] = {
         "teacher_heads": 4,
     },
     "dofa.v1-large": {"dim": 64, "depth": 3, "heads": 4, "chip_px": 64, "table_px": 64, "wave_hidden": 256},
-    "fgmae.s2-base": {
-        "dim": 48, "depth": 1, "heads": 3, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4,
-    },
     "olmoearth.v1-nano": {"dim": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
     "prithvi.v1-100m": {**_PRITHVI, "chip_px": 32, "table_px": 32},
     "prithvi.v2-600m": {**_PRITHVI, "patch_px": 14, "chip_px": 56, "table_px": 70},
@@ -38,10 +42,6 @@ SMALLER: dict[str, dict] = {
     "satmae.base": {
         "dim": 64, "depth": 2, "heads": 4, "channel_dim": 16, "chip_px": 32,
         "decoder_dim": 32, "decoder_depth": 2, "decoder_heads": 4, "decoder_channel_dim": 8,
-    },
-    "scalemae.large": {
-        "dim": 64, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4,
-        "head_dim": 16, "head_depth": 1, "chip_px": 192,
     },
     "vitmae.base": {
         "dim": 64, "depth": 2, "heads": 4, "mlp_dim": 128, "chip_px": 64,

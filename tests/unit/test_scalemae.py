@@ -89,7 +89,7 @@ def test_reflectance_is_stretched_and_pictures_are_not(
 
 
 def test_chips_of_no_sensor_are_refused(model: ScaleMae) -> None:
-    with pytest.raises(InputMismatch, match="needs the sensor of chips"):
+    with pytest.raises(InputMismatch, match="needs the sensor of the chips"):
         model.loss(replace(make_chips(model.card, 2), sensor=""), half_hidden())
 
 

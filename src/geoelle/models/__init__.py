@@ -25,8 +25,10 @@ __all__ = [
 ]
 
 MODELS = {
-    "clay.v1.5": "geoelle.models.clay",
     "nano": "geoelle.models.nano",
+    "clay.v1.5": "geoelle.models.clay",
+    "dinov2.base": "geoelle.models.dino",
+    "dinov3.sat-large": "geoelle.models.dino",
     "dofa.v1-base": "geoelle.models.dofa",
     "dofa.v1-large": "geoelle.models.dofa",
     "fgmae.s2-base": "geoelle.models.fgmae",
@@ -34,22 +36,19 @@ MODELS = {
     "olmoearth.v1-large": "geoelle.models.olmoearth",
     "olmoearth.v1-nano": "geoelle.models.olmoearth",
     "olmoearth.v1-tiny": "geoelle.models.olmoearth",
-    "satmae.base": "geoelle.models.satmae",
-    "satmae.large": "geoelle.models.satmae",
-    "scalemae.large": "geoelle.models.scalemae",
-    "vitmae.base": "geoelle.models.vitmae",
     "prithvi.v1-100m": "geoelle.models.prithvi",
-    "prithvi.v2-tiny-tl": "geoelle.models.prithvi",
     "prithvi.v2-100m-tl": "geoelle.models.prithvi",
     "prithvi.v2-300m": "geoelle.models.prithvi",
     "prithvi.v2-300m-tl": "geoelle.models.prithvi",
     "prithvi.v2-600m": "geoelle.models.prithvi",
     "prithvi.v2-600m-tl": "geoelle.models.prithvi",
-    "dinov2.base": "geoelle.models.dino",
-    "dinov3.sat-large": "geoelle.models.dino",
-    "nano": "geoelle.models.nano",
+    "prithvi.v2-tiny-tl": "geoelle.models.prithvi",
     "remoteclip.vit-l-14": "geoelle.models.remoteclip",
     "satclip.vit16-l40": "geoelle.models.satclip",
+    "satmae.base": "geoelle.models.satmae",
+    "satmae.large": "geoelle.models.satmae",
+    "scalemae.large": "geoelle.models.scalemae",
+    "vitmae.base": "geoelle.models.vitmae",
 }
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 

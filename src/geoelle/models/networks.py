@@ -103,16 +103,23 @@ def patchify(pixels_bcyx: Tensor, patch: int, order: str = "pqc") -> Tensor:
     return cut.permute(*axes).reshape(b, (y // patch) * (x // patch), patch * patch * c)
 
 
+PICTURES = ("naip", "linz")
+"""Sensors whose numbers are the brightness 0 to 1 of a picture, as a camera or a mapper made it, not reflectance."""
+
+
 def as_picture(pixels: Tensor, sensor: str, white: float, *, name: str) -> Tensor:
-    """Return brightness 0 to 1 as in a photograph: NAIP's (DN / 255) as it is, reflectance over `white`, both clipped.
+    """Return brightness 0 to 1 as in a photograph: that of `PICTURES` as it is, reflectance over `white`; both clipped.
 
     `name` is the model's, for the error.
 
     Raises: InputMismatch (it is not known whose pixels these are).
     """
     if not sensor:
-        raise InputMismatch(f"{name} needs the sensor, which decides what brightness is; name it in the chips")
-    return (pixels if sensor == "naip" else pixels / white).clamp(0, 1)
+        raise InputMismatch(
+            f"{name} needs the sensor of the chips: reflectance is stretched, pictures ({', '.join(PICTURES)}) are not; "
+            "name it, sentinel-2-l2a say"
+        )
+    return (pixels if sensor in PICTURES else pixels / white).clamp(0, 1)
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:

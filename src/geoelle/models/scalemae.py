@@ -19,7 +19,7 @@ is 2.5 for a chip that is a whole picture, less for a crop that is enlarged to i
 
 Both are numbers of the config, and the card's objective names them.
 
-Brightness. Training saw 8-bit pictures. Sensors in `PICTURES` deliver such (DN / 255); the reflectance of others is
+Brightness. Training saw 8-bit pictures. Sensors in `networks.PICTURES` deliver such (DN / 255); the reflectance of others is
 stretched so that `white` is 1, and clipped. The stretch is ours: no file or paper fixes one.
 
 An encoder without decoder, such as the one torchgeo loads, embeds and has no loss.
@@ -39,9 +39,10 @@ from timm.models.vision_transformer import Block, PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.errors import CapabilityError, InputMismatch
+from geoelle.errors import CapabilityError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
+    as_picture,
     draw_weights,
     fill_masked,
     gather_tokens,
@@ -60,7 +61,6 @@ __all__ = [
     "CARDS",
     "CONFIGS",
     "ENCODER",
-    "PICTURES",
     "TORCHGEO",
     "ScaleMae",
     "ScaleMaeConfig",
@@ -71,8 +71,6 @@ __all__ = [
 ]
 
 BANDS = ("red", "green", "blue")
-PICTURES = ("naip",)
-"""Sensors whose pixels are the brightness of a picture, DN / 255, and need no stretch."""
 HEAD_BATCH = 4
 """Chips through the heads at once: the published ones hold more than 100 MB a chip."""
 
@@ -261,14 +259,8 @@ class ScaleMae(Adapter):
 
         Raises: InputMismatch (chips that do not fit, or of no named sensor).
         """
-        if not chips.sensor:
-            raise InputMismatch(
-                f"{self.card.name} needs the sensor of chips: reflectance is stretched, pictures "
-                f"({', '.join(PICTURES)}) are not; name it"
-            )
-        config, bright = self.net.config, self.pixels(chips, BANDS)[:, 0]
-        if chips.sensor not in PICTURES:
-            bright = (bright / config.white).clamp(0, 1)
+        config = self.net.config
+        bright = as_picture(self.pixels(chips, BANDS)[:, 0], chips.sensor, config.white, name=self.card.name)
         mean, std = (bright.new_tensor(v).view(-1, 1, 1) for v in (config.mean, config.std))
         return ((bright - mean) / std).float()
 

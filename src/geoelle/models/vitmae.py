@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.errors import InputMismatch
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
+    as_picture,
     draw_weights,
     fill_masked,
     gather_tokens,
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["CARDS", "CONFIGS", "VitMae", "VitMaeConfig", "VitMaeNet", "load", "make", "read"]
 
 BANDS = ("red", "green", "blue")
-PICTURES = ("naip",)
-"""Sensors whose numbers are brightness 0-1 as a camera or a mapper made it, not reflectance: no stretch."""
 FILE = "model.safetensors"
 REPO, REVISION = "facebook/vit-mae-base", "25b184bea5538bf5c4c852c79d221195fdd2778d"
 
@@ -222,15 +220,9 @@ class VitMae(Adapter):
         Raises: InputMismatch (chips that do not say what sensor they are of).
         """
         config = self.net.config
-        pixels = self.pixels(chips, BANDS)[:, 0]
-        if not chips.sensor:
-            raise InputMismatch(
-                f"{self.card.name} shows reflectance and pictures differently and these chips name no sensor; "
-                "name one, sentinel-2-l2a or naip say"
-            )
-        white = 1.0 if chips.sensor in PICTURES else config.white
-        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
-        return (((pixels / white).clamp(0, 1) - mean) / std).float()
+        picture = as_picture(self.pixels(chips, BANDS)[:, 0], chips.sensor, config.white, name=self.card.name)
+        mean, std = (picture.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
+        return ((picture - mean) / std).float()
 
     @torch.inference_mode()
     def encode(self, chips: Chips) -> Tokens:
