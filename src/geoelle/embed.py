@@ -36,8 +36,11 @@ PATCH_VALID = 0.5
 PERMUTATIONS = 2
 
 
-def space_of(model: Model, bands: tuple[str, ...], draws: int = DRAWS) -> dict[str, str]:
-    """Return what must agree before two numbers may be compared: model, weights, bands, pooling, target, masking."""
+def space_of(model: Model, bands: tuple[str, ...], frames: int = 1) -> dict[str, str]:
+    """Return what must agree before two numbers may be compared: model, weights, bands, pooling, target, masking.
+
+    Of several frames each, chips are hidden frame by frame where the model masks so: their count is part of it.
+    """
     card = model.card
     return {
         "model": card.name,
@@ -45,14 +48,15 @@ def space_of(model: Model, bands: tuple[str, ...], draws: int = DRAWS) -> dict[s
         "bands": " ".join(bands),
         "pooling": "mean of valid patch tokens",
         "target": f"{card.target}:{card.objective}",
-        "masking": f"{card.mask_ratio:g} of {_extent(card)}, {draws} draws of {PERMUTATIONS} permutations, splitmix64",
+        "masking": f"{card.mask_ratio:g} of {_extent(card, frames)}, {DRAWS} draws of {PERMUTATIONS} permutations, "
+        "splitmix64",
     }
 
 
-def _extent(card: Card) -> str:
-    """Return what the mask runs over, in words: "8x8", or "t x g x 8x8" where frames and band groups are hidden too."""
-    places = f"{card.grid}x{card.grid}"
-    return " x ".join([*(a for a in card.mask_axes if a in "tg"), *([places] if "h" in card.mask_axes else [])])
+def _extent(card: Card, frames: int) -> str:
+    """Return what the mask runs over: "8x8", or "2 frames x groups x 8x8" where those are hidden one by one too."""
+    sizes = {"t": f"{frames} frame{'s' * (frames > 1)}", "g": "groups", "h": f"{card.grid}x{card.grid}"}
+    return " x ".join(sizes[axis] for axis in card.mask_axes if axis in sizes)
 
 
 def embed_chips(
@@ -87,7 +91,7 @@ def embed_chips(
         items_n=[";".join(i) for i in chips.items],
         twins={name: np.concatenate([p["twins"][name] for p in parts]) for name in parts[0]["twins"]},
         header=Header(
-            space=space_of(model, chips.bands),
+            space=space_of(model, chips.bands, chips.shape[1]),
             sensor=chips.sensor,
             bands=chips.bands,
             feature_names=complexity.feature_names(chips.bands),

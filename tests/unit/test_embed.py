@@ -222,7 +222,7 @@ def test_the_space_has_what_must_agree(ruler: Ruler, card: Card) -> None:
         space_of(ruler, BANDS[::-1]),
         space_of(Ruler(replace(card, mask_ratio=0.75)), BANDS),
         space_of(Ruler(replace(card, objective="latent")), BANDS),
-        space_of(ruler, BANDS, draws=8),
+        space_of(Ruler(replace(card, mask_axes=("t", "h", "w"))), BANDS, frames=2),
     ]
     assert all(other != space for other in others)
 

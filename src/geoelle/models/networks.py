@@ -116,8 +116,8 @@ def as_picture(pixels: Tensor, sensor: str, white: float, *, name: str) -> Tenso
     """
     if not sensor:
         raise InputMismatch(
-            f"{name} needs the sensor of the chips: reflectance is stretched, pictures ({', '.join(PICTURES)}) are not; "
-            "name it, sentinel-2-l2a say"
+            f"{name} needs the sensor of the chips: reflectance is stretched, pictures ({', '.join(PICTURES)}) are "
+            "not; name it, sentinel-2-l2a say"
         )
     return (pixels if sensor in PICTURES else pixels / white).clamp(0, 1)
 

@@ -19,8 +19,8 @@ is 2.5 for a chip that is a whole picture, less for a crop that is enlarged to i
 
 Both are numbers of the config, and the card's objective names them.
 
-Brightness. Training saw 8-bit pictures. Sensors in `networks.PICTURES` deliver such (DN / 255); the reflectance of others is
-stretched so that `white` is 1, and clipped. The stretch is ours: no file or paper fixes one.
+Brightness. Training saw 8-bit pictures. Sensors in `networks.PICTURES` deliver such (DN / 255); the reflectance of
+others is stretched so that `white` is 1, and clipped. The stretch is ours: no file or paper fixes one.
 
 An encoder without decoder, such as the one torchgeo loads, embeds and has no loss.
 """
