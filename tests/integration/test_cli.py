@@ -22,7 +22,7 @@ from odc.geo.geobox import GeoBox
 from rio_cogeo import cog_validate
 
 from geoelle.embeddings import Embeddings
-from geoelle.models import model_card
+from geoelle.models import list_models, model_card
 from geoelle.models.nano import BANDS
 from geoelle.probe import Probe
 from geoelle.products import WEIGHTS
@@ -75,12 +75,15 @@ def fitted(home: Path, lossy: Made) -> Made:
 
 
 def test_models_says_which_have_a_true_loss() -> None:
-    (nano,) = geoelle("models", "--json").json()
-    assert nano["name"] == "nano" and nano["target"] == "loss" and nano["embedded"] is True
-    assert nano == json.loads(json.dumps(model_card("nano").to_dict()))
+    listed = {row["name"]: row for row in geoelle("models", "--json").json()}
+    assert set(listed) == set(list_models())
+    nano = listed["nano"]
+    assert nano["target"] == "loss" and nano["embedded"] is nano["installed"] is True
+    assert nano == json.loads(json.dumps(model_card("nano").to_dict() | {"installed": True}))
+    assert listed["dofa.v1-base"]["target"] == "dofa-distill" and listed["dinov2.base"]["target"] == "none"
     table = invoke("models")
     assert table.code == 0 and table.err == ""
-    assert "nano" in table.out and "loss" in table.out and "embedded" in table.out
+    assert all(name in table.out for name in listed) and "in the wheel" in table.out
 
 
 def test_sensors_lists_bands_and_endpoints() -> None:
