@@ -11,7 +11,10 @@ from geoelle.chips import Chips
 from geoelle.models import MODELS, Model, load_model, module_of
 from geoelle.models.base import Card
 
-SMALLER: dict[str, dict] = {}
+SMALLER: dict[str, dict] = {
+    "galileo.nano": {"dim": 48, "depth": 2, "heads": 2, "decoder_depth": 1, "chip_px": 16},
+    "presto": {"dim": 32, "depth": 1, "heads": 2, "decoder_dim": 32, "decoder_depth": 1, "chip_px": 8},
+}
 """Model -> what its published config is changed to. Models that are not named here stand in for by a sibling."""
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     "area assets looks raster ridge scores style",
     "baselines chips embeddings figures geoparquet item probe",
     "harmonise models.base quicklook sample stac",
-    "catalog embed models.nano read report trial",
+    "catalog embed models.galileo models.nano models.presto read report trial",
     "models nulls",
     "fitting plan",
     "options run",

@@ -12,7 +12,13 @@ from geoelle.models.base import Card, Loss, Model, Tokens
 
 __all__ = ["MODELS", "Card", "Loss", "Model", "Tokens", "list_models", "load_model", "model_card", "module_of"]
 
-MODELS = {"nano": "geoelle.models.nano"}
+MODELS = {
+    "nano": "geoelle.models.nano",
+    "galileo.base": "geoelle.models.galileo",
+    "galileo.nano": "geoelle.models.galileo",
+    "galileo.tiny": "geoelle.models.galileo",
+    "presto": "geoelle.models.presto",
+}
 """Name -> module with `CARDS` (name -> card) and `load(name, weights, seed=...)`."""
 
 

@@ -11,8 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geoelle.errors import InputMismatch
+
 __all__ = [
     "draw_weights",
+    "month_codes",
+    "months_of",
+    "ndvi",
     "on_meta",
     "patchify",
     "place_codes",
@@ -67,6 +72,28 @@ def scatter_error(error_bm: Tensor, index_bm: Tensor, shape: tuple[int, ...]) ->
     """Return `shape` (b, ...): errors of hidden tokens at their flat indices, NaN elsewhere."""
     out = torch.full((shape[0], math.prod(shape[1:])), torch.nan, device=error_bm.device, dtype=error_bm.dtype)
     return out.scatter_(1, index_bm, error_bm).view(shape)
+
+
+def months_of(times_bt: np.ndarray, name: str) -> np.ndarray:
+    """Return int64 (b, t): the month of each frame, January is 0; `name` is the model's, for the error.
+
+    Raises: InputMismatch (a frame without a time).
+    """
+    if np.isnat(times_bt).any():
+        raise InputMismatch(f"{name} needs the time of every frame; give chips with times_bt, none of them NaT")
+    return times_bt.astype("datetime64[M]").astype(np.int64) % 12
+
+
+def month_codes(dim: int, device: torch.device) -> Tensor:
+    """Return (12, dim) float32: the sine of the time of year dim / 2 times over, then its cosine (Presto, Galileo)."""
+    angle = torch.arange(12, dtype=torch.float64, device=device) * (2 * math.pi / 12)
+    return torch.stack([angle.sin(), angle.cos()], dim=1).repeat_interleave(dim // 2, dim=1).float()
+
+
+def ndvi(nir: Tensor, red: Tensor) -> Tensor:
+    """Return (nir - red) / (nir + red), 0 where the sum is not positive."""
+    total = nir + red
+    return torch.where(total > 0, (nir - red) / torch.where(total > 0, total, 1), 0)
 
 
 def patchify(pixels_bcyx: Tensor, patch: int, order: str = "pqc") -> Tensor:
