@@ -92,7 +92,7 @@ def test_the_models_page_calls_a_proxy_by_its_name(make_docs: ModuleType):
     assert "true loss: " in of_nano
     assert "| target | proxy, token-variance: variance of patch tokens |" in of_other
     assert "true loss" not in of_other
-    assert set(re.findall(r"^## (\w+)$", make_docs.pages()[ROOT / "docs" / "models.md"], re.M)) == set(MODELS)
+    assert set(re.findall(r"^## ([\w.-]+)$", make_docs.pages()[ROOT / "docs" / "models.md"], re.M)) == set(MODELS)
 
 
 # --- help and defaults
