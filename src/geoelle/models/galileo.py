@@ -116,12 +116,13 @@ CONFIGS = {
 
 
 def _slow_sincos(values: Tensor, dim: int) -> Tensor:
-    """Return (n, dim) float64: [sin | cos] of values times 10000^(-k / (2 dim)), k = 0 .. dim / 2 - 1.
+    """Return (n, dim) float32: [sin | cos] of values times 10000^(-k / (2 dim)), k = 0 .. dim / 2 - 1.
 
-    Four times slower in k than MAE's code of the same width, hence the wavelengths end at 63 instead of 63,000.
+    Four times slower in k than MAE's code of the same width: wavelengths end at 63 instead of 63,000. In float32
+    throughout, like the tables that the network was trained with.
     """
-    omega = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (2 * dim))
-    angle = values.double()[:, None] * omega
+    omega = 1.0 / 10000.0 ** (torch.arange(dim // 2) / (2 * dim))
+    angle = values[:, None] * omega
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -129,28 +130,28 @@ def _slow_sincos(values: Tensor, dim: int) -> Tensor:
 def _frame_codes(dim: int, frames: int, device: torch.device) -> Tensor:
     """Return (t, dim): the code of a frame's place in the series."""
     with torch.inference_mode(False):
-        return _slow_sincos(torch.arange(frames), dim).float().to(device)
+        return _slow_sincos(torch.arange(frames), dim).to(device)
 
 
 @lru_cache(maxsize=64)
-def _place_codes(dim: int, grid: int, step: float, device: torch.device) -> Tensor:
+def _place_codes(dim: int, grid: int, step: int, device: torch.device) -> Tensor:
     """Return (h, w, dim): codes of column, then row, of patches `step` units of 10 m apart."""
     with torch.inference_mode(False):
-        axis = _slow_sincos(torch.arange(grid) * step, dim // 2).float()
+        axis = _slow_sincos(torch.arange(grid) * step, dim // 2)
         cols, rows = axis[None].expand(grid, -1, -1), axis[:, None].expand(-1, grid, -1)
         return torch.cat([cols, rows], dim=-1).to(device)
 
 
 @lru_cache(maxsize=8)
 def _resizing(base: int, patch: int, device: torch.device) -> Tensor:
-    """Return (base^2, patch^2): takes weights of base x base patches to smaller ones (FlexiViT, arXiv:2212.08013).
+    """Return (base^2, patch^2): takes weights of large patches to small ones (Beyer et al. 2023, arXiv:2212.08013).
 
-    The pseudo-inverse of bicubic resizing: a small patch and its enlargement then have the same projection.
+    The pseudo-inverse of bicubic shrinking: of all weights, those whose projection changes least when a patch shrinks.
     """
     with torch.inference_mode(False):
-        pixels = torch.eye(base * base, dtype=torch.float64).view(-1, 1, base, base)
+        pixels = torch.eye(base * base).view(-1, 1, base, base)
         small = F.interpolate(pixels, (patch, patch), mode="bicubic", antialias=True).flatten(1)
-        return torch.linalg.pinv(small).T.float().contiguous().to(device)
+        return torch.linalg.pinv(small).T.contiguous().to(device)
 
 
 class PatchProjection(nn.Module):

@@ -60,7 +60,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 BANDS = tuple(band for name, bands in GROUPS.items() for band in bands if name != "NDVI")
 S1_SHIFT = S1_SCALE = 25.0
 """Decibels enter as (x + 25) / 25, reflectance as it is."""
-CHUNK_TOKENS = 32_768
+CHUNK_TOKENS = 8_192
 """Tokens through the network at once: bounds memory, not results."""
 
 
