@@ -148,9 +148,8 @@ class Encoder(nn.Module):
         """Return (n, 1 + v, d) before the last norm: the place, then what is seen (all without `seen_nv`, t x g)."""
         tokens = torch.stack([self.eo_patch_embed[name](value) for name, value in series.values.items()], dim=2)
         dim, quarter = tokens.shape[-1], self.channel_embed.embedding_dim
-        tokens = (tokens + _codes(self.channel_embed, _rows(series.values), series.months_nt, dim, quarter)).flatten(
-            1, 2
-        )
+        codes = _codes(self.channel_embed, _rows(series.values), series.months_nt, dim, quarter)
+        tokens = (tokens + codes).flatten(1, 2)
         if seen_nv is not None:
             tokens = tokens.gather(1, seen_nv[..., None].expand(-1, -1, dim))
         x = torch.cat([self.latlon_embed(series.place_n3)[:, None], tokens], dim=1)
@@ -398,8 +397,7 @@ def read(name: str, config: PrestoConfig, weights: str | None = None) -> Presto:
         weights = str(inside)
     (path,) = local_files(name, _FILES, weights).values()
     net = on_meta(lambda: PrestoNet(config))
-    hints = {r"^space_time_embed\.": "an encoder of Galileo", r"valid_month|worldcereal": "a WorldCereal variant"}
-    load_strict(
-        net, state_of(read_checkpoint(path), name=path.name), name=path.name, ignore=PrestoNet.IGNORED, hints=hints
-    )
+    state = state_of(read_checkpoint(path), name=path.name)
+    hints = {r"^space_time_embed\.": "an encoder of Galileo"}
+    load_strict(net, state, name=path.name, ignore=PrestoNet.IGNORED, hints=hints)
     return Presto(net, _card(name, config), digest([path]))
