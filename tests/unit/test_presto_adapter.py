@@ -119,6 +119,16 @@ def test_hidden_values_do_not_reach_the_encoder(model: Presto) -> None:
     assert float(shift[0, 0, groups.index("NDVI")].abs().max()) == 0
 
 
+def test_every_chip_keeps_its_own_mask(model: Presto) -> None:
+    chips = make_chips(model.card, 2, frames=2)
+    first = mask_of(model, chips, (0, "S2_RGB"), (1, "NDVI"))[:1]
+    second = mask_of(model, chips, (1, "S2_RGB"), (1, "S2_SWIR"))[:1]
+    both = model.loss(chips, np.concatenate([first, second]))
+    for i, mask in enumerate((first, second)):
+        torch.testing.assert_close(both.error[i : i + 1], model.loss(chips[i : i + 1], mask).error, equal_nan=True)
+    assert np.isfinite(both.error.numpy()).all(axis=(3, 4)).tolist() == np.concatenate([first, second]).tolist()
+
+
 def test_radar_alone_needs_two_frames_for_a_loss(model: Presto) -> None:
     """One frame of one group is one token: nothing is left to fill in."""
     chips = make_chips(model.card, 1, bands=("vv", "vh"))
