@@ -13,12 +13,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.4"
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.4" "torchvision>=0.19"
 	$(PIP) --editable ".[dask]"
 	touch $@
 
 $(TESTABLE): $(READY)
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.4" "torchvision>=0.19"
 	$(PIP) --editable ".[test,dask]"
 	touch $@
 

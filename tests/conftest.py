@@ -19,6 +19,8 @@ def _shared_dir() -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--goldens", type=Path, help="folder of .npz references for the models (tests/parity)")
+    for name in ("galileo", "presto"):
+        parser.addoption(f"--{name}", type=Path, help=f"numbers of upstream's {name} with its published weights (.npz)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -33,10 +33,12 @@ SMALLER: dict[str, dict] = {
         "teacher_heads": 4,
     },
     "dofa.v1-large": {"dim": 64, "depth": 3, "heads": 4, "chip_px": 64, "table_px": 64, "wave_hidden": 256},
+    "galileo.nano": {"dim": 48, "depth": 2, "heads": 2, "decoder_depth": 1, "chip_px": 16},
     "olmoearth.v1-nano": {"dim": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
     "prithvi.v1-100m": {**_PRITHVI, "chip_px": 32, "table_px": 32},
     "prithvi.v2-600m": {**_PRITHVI, "patch_px": 14, "chip_px": 56, "table_px": 70},
     "prithvi.v2-tiny-tl": {**_PRITHVI, "chip_px": 32, "table_px": 32},
+    "presto": {"dim": 32, "depth": 1, "heads": 2, "decoder_dim": 32, "decoder_depth": 1, "chip_px": 8},
     "remoteclip.vit-l-14": {"dim": 48, "depth": 2, "heads": 3, "out_dim": 24, "chip_px": 56},
     "satclip.vit16-l40": {"dim": 48, "depth": 2, "heads": 3, "chip_px": 64, "out_dim": 16, "degrees": 6, "bank": 64},
     "satmae.base": {

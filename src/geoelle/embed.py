@@ -34,6 +34,7 @@ BATCH = 32
 DRAWS = 4
 PATCH_VALID = 0.5
 PERMUTATIONS = 2
+ANY_TIME = np.datetime64("2020-07-01", "s")
 
 
 def space_of(model: Model, bands: tuple[str, ...], frames: int = 1) -> dict[str, str]:
@@ -153,11 +154,9 @@ def _embed_batch(
 def _fill(chips: Chips, patch: int) -> tuple[Chips, np.ndarray]:
     """Return chips without NaN, and bool (b, h, w): patches with at least half of their pixels valid.
 
-    Invalid chips may have no time; they get one, since they go through the model with the others and are blanked after.
+    A frame without an item has no time. Its chip is invalid, and gets a time that models which need one can take: its
+    row stays NaN all the same.
     """
-    lost = np.isnat(chips.times_bt) & ~chips.valid_b[:, None]
-    if lost.any():
-        chips = replace(chips, times_bt=np.where(lost, np.datetime64("2000-01-01", "s"), chips.times_bt))
     pixels = chips.pixels_btcyx
     finite = np.isfinite(pixels)
     b, _, _, height, width = pixels.shape
@@ -166,7 +165,9 @@ def _fill(chips: Chips, patch: int) -> tuple[Chips, np.ndarray]:
         return chips, per_patch >= PATCH_VALID
     count = np.maximum(finite.sum(axis=(3, 4), keepdims=True), 1)
     mean = np.where(finite, pixels, 0).sum(axis=(3, 4), keepdims=True) / count
-    return replace(chips, pixels_btcyx=np.where(finite, pixels, mean).astype(np.float32)), per_patch >= PATCH_VALID
+    times = np.where(np.isnat(chips.times_bt) & ~chips.valid_b[:, None], ANY_TIME, chips.times_bt)
+    filled = replace(chips, pixels_btcyx=np.where(finite, pixels, mean).astype(np.float32), times_bt=times)
+    return filled, per_patch >= PATCH_VALID
 
 
 def _pool(chips: Chips, model: Model, usable: np.ndarray, invalid: np.ndarray, precision: str) -> np.ndarray:

@@ -152,6 +152,17 @@ def by_hand(chips: Chips, usable_bn: np.ndarray) -> np.ndarray:
     return out
 
 
+def test_a_chip_without_an_item_is_given_a_time_that_nobody_sees(ruler: Ruler) -> None:
+    """Models that need a time would refuse the whole batch; a frame with pixels keeps what it has."""
+    chips = make_chips(3)
+    chips.pixels_btcyx[1] = np.nan
+    chips.times_bt[1:] = "NaT"
+    found = embed_chips(chips, ruler)
+    assert np.isnat(ruler.seen[-1].times_bt[:, 0]).tolist() == [False, False, True]
+    assert ruler.seen[-1].times_bt[0] == chips.times_bt[0]
+    assert np.isnat(found.times_n).tolist() == [False, True, True] and np.isnan(found.vectors_nd[1]).all()
+
+
 def test_the_loss_is_the_mean_over_draws_of_two_permutations(ruler: Ruler) -> None:
     chips = make_chips()
     found = embed_chips(chips, ruler, loss=True)

@@ -17,7 +17,8 @@ LAYERS = (
     "baselines chips embeddings figures geoparquet item probe",
     "geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
     "catalog embed read report trial models.nano "
-    "models.clay models.dino models.dofa models.fgmae models.olmoearth models.prithvi models.remoteclip models.satclip "
+    "models.clay models.dino models.dofa models.fgmae models.galileo models.olmoearth "
+    "models.presto models.prithvi models.remoteclip models.satclip "
     "models.satmae models.scalemae models.vitmae",
     "models nulls",
     "fitting plan",

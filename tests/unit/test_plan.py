@@ -149,6 +149,20 @@ def test_bands_are_those_of_model_sensor_and_items_in_the_order_of_the_model(mak
         make(catalog=str(none))
 
 
+def test_a_model_of_band_groups_gets_whole_ones(make: Make, tmp_path: Path) -> None:
+    """One band of three red edges is no group; red and nir without blue and green are still the NDVI."""
+    few = save_catalog(tmp_path / "few.json", [make_item(bands=("scl", "red", "nir", "rededge1", "swir16", "swir22"))])
+    plan = make(catalog=str(few), model="galileo.nano", weights="untrained")
+    assert plan.bands == ("red", "nir", "swir16", "swir22")
+    none = save_catalog(tmp_path / "none.json", [make_item(bands=("scl", "red", "green"))])
+    with pytest.raises(CatalogError, match="offers none of the bands"):
+        make(catalog=str(none), model="galileo.nano", weights="untrained")
+
+
+def test_models_that_need_a_date_are_timed_too(make: Make) -> None:
+    assert make(model="galileo.nano", weights="untrained").chips_per_second > 0
+
+
 def test_a_sensor_of_other_ground_sampling_is_refused(make: Make, tmp_path: Path) -> None:
     item = make_item("LC09_1", bands=("red",), collection="landsat-c2-l2")
     landsat = save_catalog(tmp_path / "landsat.json", [item])

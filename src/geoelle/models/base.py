@@ -85,6 +85,13 @@ class Card:
         """Return the positions in `groups` of those whose bands are all there."""
         return tuple(i for i, group in enumerate(self.groups) if set(group) <= set(bands))
 
+    def whole_groups(self, bands: Sequence[str]) -> tuple[str, ...]:
+        """Return those of the bands that are in a group whose bands are all there; all where there are no groups."""
+        if not self.groups:
+            return tuple(bands)
+        whole = {band for i in self.groups_of(bands) for band in self.groups[i]}
+        return tuple(band for band in bands if band in whole)
+
     def mask_shape(self, chips: Chips) -> tuple[int, ...]:
         """Return the sizes of `mask_axes` for these chips."""
         sizes = {"t": chips.shape[1], "g": len(self.groups_of(chips.bands)), "h": self.grid, "w": self.grid}
@@ -113,13 +120,9 @@ class Card:
                 f"{self.name} needs bands {', '.join(missing)} that the chips lack "
                 f"(it takes {'at least ' + str(self.min_bands) if self.band_subset else 'all'} of its bands)"
             )
-        if self.groups:
-            whole = {band for i in self.groups_of(chips.bands) for band in self.groups[i]}
-            if alone := [b for b in chips.bands if b not in whole]:
-                sets = "; ".join(", ".join(group) for group in self.groups)
-                raise InputMismatch(
-                    f"{self.name} takes bands in whole groups ({sets}); {', '.join(alone)} lacks its own"
-                )
+        if alone := [b for b in chips.bands if b not in self.whole_groups(chips.bands)]:
+            sets = "; ".join(", ".join(group) for group in self.groups)
+            raise InputMismatch(f"{self.name} takes bands in whole groups ({sets}); {', '.join(alone)} lacks its own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

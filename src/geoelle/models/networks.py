@@ -18,6 +18,9 @@ __all__ = [
     "draw_weights",
     "fill_masked",
     "gather_tokens",
+    "month_codes",
+    "months_of",
+    "ndvi",
     "on_meta",
     "patchify",
     "place_codes",
@@ -90,6 +93,28 @@ def standardise(target_bne: Tensor, eps: float = 1e-6) -> Tensor:
     """Return each token's target less its mean, over its deviation: MAE's `norm_pix_loss`, **unbiased** variance."""
     variance, mean = torch.var_mean(target_bne, dim=-1, keepdim=True)
     return (target_bne - mean) / (variance + eps).sqrt()
+
+
+def months_of(times_bt: np.ndarray, name: str) -> np.ndarray:
+    """Return int64 (b, t): the month of each frame, January is 0; `name` is the model's, for the error.
+
+    Raises: InputMismatch (a frame without a time).
+    """
+    if np.isnat(times_bt).any():
+        raise InputMismatch(f"{name} needs the time of every frame; give chips with times_bt, none of them NaT")
+    return times_bt.astype("datetime64[M]").astype(np.int64) % 12
+
+
+def month_codes(dim: int, device: torch.device) -> Tensor:
+    """Return (12, dim) float32: the sine of the time of year dim / 2 times over, then its cosine (Presto, Galileo)."""
+    angle = torch.arange(12, dtype=torch.float64, device=device) * (2 * math.pi / 12)
+    return torch.stack([angle.sin(), angle.cos()], dim=1).repeat_interleave(dim // 2, dim=1).float()
+
+
+def ndvi(nir: Tensor, red: Tensor) -> Tensor:
+    """Return (nir - red) / (nir + red), 0 where the sum is not positive."""
+    total = nir + red
+    return torch.where(total > 0, (nir - red) / torch.where(total > 0, total, 1), 0)
 
 
 def patchify(pixels_bcyx: Tensor, patch: int, order: str = "pqc") -> Tensor:

@@ -100,14 +100,9 @@ def cache_folder() -> str | None:
 
 
 def cached_file(remote: Remote) -> Path | None:
-    """Return where a published file lies in the user's cache, None where it does not.
+    """Return where a published file lies in the user's cache, None where it does not."""
+    from huggingface_hub import try_to_load_from_cache
 
-    Raises: WeightsError (huggingface_hub is not installed).
-    """
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError as cause:
-        raise WeightsError("huggingface_hub is not installed; run: pip install 'geoelle[models]'") from cause
     found = try_to_load_from_cache(remote.repo, remote.file, cache_dir=cache_folder(), revision=remote.revision)
     return Path(found) if isinstance(found, str) else None
 

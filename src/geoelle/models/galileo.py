@@ -1,0 +1,535 @@
+"""Galileo: masked modelling of Sentinel-1, Sentinel-2 and what else describes a place, in latent space.
+
+Tseng et al. 2025, "Galileo: Learning Global & Local Features of Many Remote Sensing Modalities", arXiv:2502.09356.
+Upstream: github.com/nasaharvest/galileo at 0f0b5b95ac81. Code and weights: MIT.
+
+A token is one band group of one frame of one patch. Pretraining alternates two objectives. The one computed here is the
+local one (random masks): the encoder sees a tenth of the tokens, a decoder predicts half of them, and each prediction
+has to be told from the others' by its target, the patch projection of a slowly moving copy of the encoder, before any
+attention. That is a cross entropy among the hidden tokens of one chip, times twice the temperature: exact per chip. The
+global one (whole places or times hidden, deep targets) needs `decoder.pt` and is not computed.
+
+Pixels are normalised as in pretraining: (x - (mean - 2 sd)) / (4 sd) by band, in the files' own numbers; NDVI stays as
+it is. Upstream's helper for users (`construct_galileo_input(normalize=True)`) skips this at the commit read, by string
+keys where integers are looked up: then a chip's embedding is another one (cosine 0.84 on the golden).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from timm.layers import Mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geoelle.errors import CapabilityError, WeightsError
+from geoelle.models.base import Adapter, Card, Loss, Tokens
+from geoelle.models.networks import draw_weights, month_codes, months_of, ndvi, on_meta, scatter_error, split_order
+from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
+
+if TYPE_CHECKING:
+    from geoelle.chips import Chips
+
+__all__ = ["CARDS", "CONFIGS", "GROUPS", "Galileo", "GalileoConfig", "GalileoNet", "load", "make", "read"]
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "S1": ("vv", "vh"),
+    "S2_RGB": ("blue", "green", "red"),
+    "S2_Red_Edge": ("rededge1", "rededge2", "rededge3"),
+    "S2_NIR_10m": ("nir",),
+    "S2_NIR_20m": ("nir08",),
+    "S2_SWIR": ("swir16", "swir22"),
+    "NDVI": ("red", "nir"),
+}
+"""Band groups that are a token each; NDVI is derived from its two bands."""
+OTHER_GROUPS = {
+    "space": {"SRTM": 2, "DW": 9, "WC": 5},
+    "time": {"ERA5": 2, "TC": 3, "VIIRS": 1},
+    "static": {"LS": 1, "location": 3, "DW_static": 9, "WC_static": 5},
+}
+"""Groups that chips do not have, and their channels: the files hold their projections."""
+STATISTICS = {
+    "vv": (-11.728724389184965, 4.887145774840316),
+    "vh": (-18.85558188024017, 5.730270320384293),
+    "blue": (1395.3408730676722, 917.7041440370853),
+    "green": (1338.4026921784578, 913.2988423581528),
+    "red": (1343.09883810357, 1092.678723527555),
+    "rededge1": (1543.8607982512297, 1047.2206083460424),
+    "rededge2": (2186.2022069512263, 1048.0101611156767),
+    "rededge3": (2525.0932853316694, 1143.6903026819996),
+    "nir": (2410.3377187373408, 1098.979177731649),
+    "nir08": (2750.2854646886753, 1204.472755085893),
+    "swir16": (2234.911100061487, 1145.9774063078878),
+    "swir22": (1474.5311266077113, 980.2429840007796),
+}
+"""Mean and standard deviation of the pretraining data, in dB and in reflectance times 10,000."""
+BANDS = tuple(STATISTICS)
+REFLECTANCE_SCALE = 1e4
+OBJECTIVE = {
+    "loss_type": "patch_disc",
+    "loss_mask_other_samples": True,
+    "pred2unit": False,
+    "random_masking": "half",
+    "double_predictors": True,
+    "target_exit_after": 0,
+    "normalization": "std",
+}
+"""What `config.json` must say of training, where it says anything: another objective is not computed here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalileoConfig:
+    """Fix the shape of the networks and the objective."""
+
+    dim: int = 128
+    depth: int = 4
+    heads: int = 8
+    decoder_depth: int = 2
+    mlp_ratio: int = 4
+    base_patch_px: int = 8
+    """Side of the patches whose weights are stored; they are resized to `patch_px`."""
+    patch_px: int = 4
+    chip_px: int = 32
+    frames: int = 24
+    tau: float = 0.1
+    hidden_ratio: float = 0.5
+    visible_ratio: float = 0.1
+
+    @property
+    def grid(self) -> int:
+        """Return the patches along one side of a chip."""
+        return self.chip_px // self.patch_px
+
+
+CONFIGS = {
+    "galileo.nano": GalileoConfig(),
+    "galileo.tiny": GalileoConfig(dim=192, depth=12, heads=3, decoder_depth=4),
+    "galileo.base": GalileoConfig(dim=768, depth=12, heads=12, decoder_depth=4),
+}
+
+
+def _slow_sincos(values: Tensor, dim: int) -> Tensor:
+    """Return (n, dim) float32: [sin | cos] of values times 10000^(-k / (2 dim)), k = 0 .. dim / 2 - 1.
+
+    Four times slower in k than MAE's code of the same width: wavelengths end at 63 instead of 63,000. In float32
+    throughout, like the tables that the network was trained with.
+    """
+    omega = 1.0 / 10000.0 ** (torch.arange(dim // 2) / (2 * dim))
+    angle = values[:, None] * omega
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+@lru_cache(maxsize=64)
+def _frame_codes(dim: int, frames: int, device: torch.device) -> Tensor:
+    """Return (t, dim): the code of a frame's place in the series."""
+    with torch.inference_mode(False):
+        return _slow_sincos(torch.arange(frames), dim).to(device)
+
+
+@lru_cache(maxsize=64)
+def _place_codes(dim: int, grid: int, step: int, device: torch.device) -> Tensor:
+    """Return (h, w, dim): codes of column, then row, of patches `step` units of 10 m apart."""
+    with torch.inference_mode(False):
+        axis = _slow_sincos(torch.arange(grid) * step, dim // 2)
+        cols, rows = axis[None].expand(grid, -1, -1), axis[:, None].expand(-1, grid, -1)
+        return torch.cat([cols, rows], dim=-1).to(device)
+
+
+@lru_cache(maxsize=8)
+def _resizing(base: int, patch: int, device: torch.device) -> Tensor:
+    """Return (base^2, patch^2): takes weights of large patches to small ones (Beyer et al. 2023, arXiv:2212.08013).
+
+    The pseudo-inverse of bicubic shrinking: of all weights, those whose projection changes least when a patch shrinks.
+    """
+    with torch.inference_mode(False):
+        pixels = torch.eye(base * base).view(-1, 1, base, base)
+        small = F.interpolate(pixels, (patch, patch), mode="bicubic", antialias=True).flatten(1)
+        return torch.linalg.pinv(small).T.contiguous().to(device)
+
+
+class PatchProjection(nn.Module):
+    """Project patches linearly."""
+
+    def __init__(self, channels: int, config: GalileoConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, config.dim, config.base_patch_px, config.base_patch_px)
+        self.patch_px = config.patch_px
+
+    def forward(self, pixels_btcyx: Tensor) -> Tensor:
+        """Return (b, t, h, w, d)."""
+        weight, patch = self.proj.weight, self.patch_px
+        if patch != weight.shape[-1]:
+            resizing = _resizing(weight.shape[-1], patch, weight.device)
+            weight = (weight.flatten(2) @ resizing).unflatten(2, (patch, patch))
+        out = F.conv2d(pixels_btcyx.flatten(0, 1), weight, self.proj.bias, stride=patch)
+        return out.unflatten(0, pixels_btcyx.shape[:2]).movedim(2, -1)
+
+
+class Attention(nn.Module):
+    """Attend from x to y with separate projections."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, x_bnd: Tensor, y_bmd: Tensor) -> Tensor:
+        q, k, v = (
+            linear(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear, tokens in ((self.q, x_bnd), (self.k, y_bmd), (self.v, y_bmd))
+        )
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """One pre-norm block: self-attention, or attention to other tokens, which are taken as they come."""
+
+    def __init__(self, config: GalileoConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn, self.mlp = Attention(dim, config.heads), Mlp(dim, config.mlp_ratio * dim)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        normed = self.norm1(x)
+        x = x + self.attn(normed, normed if y is None else y)
+        return x + self.mlp(self.norm2(x))
+
+
+class Coded(nn.Module):
+    """What encoder and decoder share: blocks, and codes that say which group, frame, month and place a token is."""
+
+    def __init__(self, config: GalileoConfig, depth: int) -> None:
+        super().__init__()
+        self.config = config
+        quarter = config.dim // 4
+        self.s_t_channel_embed = nn.Parameter(torch.empty(len(GROUPS), quarter))
+        self.sp_channel_embed = nn.Parameter(torch.empty(len(OTHER_GROUPS["space"]), quarter))
+        self.t_channel_embed = nn.Parameter(torch.empty(len(OTHER_GROUPS["time"]), quarter))
+        self.st_channel_embed = nn.Parameter(torch.empty(len(OTHER_GROUPS["static"]), quarter))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(depth))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def codes(self, names: Sequence[str], months_bt: Tensor) -> Tensor:
+        """Return (b, n, d), n = t x g x h x w: a quarter each for group, frame, month and place."""
+        grid, quarter = self.config.grid, self.config.dim // 4
+        device, (b, t), g = months_bt.device, months_bt.shape, len(names)
+        rows = [list(GROUPS).index(name) for name in names]
+        parts = (
+            self.s_t_channel_embed[rows].view(1, 1, g, 1, 1, -1),
+            _frame_codes(quarter, t, device).view(1, t, 1, 1, 1, -1),
+            month_codes(quarter, device)[months_bt].view(b, t, 1, 1, 1, -1),
+            _place_codes(quarter, grid, self.config.patch_px, device),
+        )
+        return torch.cat([part.expand(b, t, g, grid, grid, -1) for part in parts], dim=-1).flatten(1, 4)
+
+
+class Encoder(Coded):
+    """Projections of every group, and self-attention among the tokens that are seen."""
+
+    def __init__(self, config: GalileoConfig) -> None:
+        super().__init__(config, config.depth)
+        dim, other = config.dim, OTHER_GROUPS
+        self.space_time_embed = nn.ModuleDict(
+            {name: PatchProjection(1 if name == "NDVI" else len(bands), config) for name, bands in GROUPS.items()}
+        )
+        self.space_embed = nn.ModuleDict({name: PatchProjection(c, config) for name, c in other["space"].items()})
+        self.time_embed = nn.ModuleDict({name: nn.Linear(c, dim) for name, c in other["time"].items()})
+        self.static_embed = nn.ModuleDict({name: nn.Linear(c, dim) for name, c in other["static"].items()})
+
+    def project(self, groups: Mapping[str, Tensor]) -> Tensor:
+        """Return (b, n, d), n = t x g x h x w: patches of (b, t, c, y, x) pixels by group, projected."""
+        tokens = [self.space_time_embed[name](pixels) for name, pixels in groups.items()]
+        return torch.stack(tokens, dim=2).flatten(1, 4)
+
+    def forward(self, groups: Mapping[str, Tensor], months_bt: Tensor, seen_bv: Tensor | None = None) -> Tensor:
+        """Return (b, n or v, d): tokens, of which only those at `seen_bv` exist where it is given."""
+        x = self.project(groups) + self.codes(list(groups), months_bt)
+        x = x if seen_bv is None else _take(x, seen_bv)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class Decoder(Coded):
+    """Predict hidden tokens from those seen; they do not attend to one another."""
+
+    def __init__(self, config: GalileoConfig) -> None:
+        super().__init__(config, config.decoder_depth)
+        self.mask_token = nn.Parameter(torch.empty(config.dim))
+        self.input_norm = nn.LayerNorm(config.dim)
+        self.encoder_to_decoder_embed = nn.Linear(config.dim, config.dim)
+        self.to_output_embed = nn.Linear(config.dim, config.dim)
+
+    def forward(self, encoded_bvd: Tensor, codes_bnd: Tensor, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
+        """Return (b, m, d): the target predicted for every hidden token."""
+        y = self.encoder_to_decoder_embed(self.input_norm(encoded_bvd)) + _take(codes_bnd, seen_bv)
+        x = self.mask_token + _take(codes_bnd, hidden_bm)
+        for block in self.blocks:
+            x = block(x, y)
+        return self.to_output_embed(self.norm(x))
+
+
+class GalileoNet(nn.Module):
+    """The encoder and, where their files are there, what the loss needs: target encoder and second decoder.
+
+    Every part has the keys of its file. Pixels enter normalised, by group: (b, t, c, y, x).
+    """
+
+    IGNORED = r"^pos_embed$|^month_embed\.weight$"
+
+    def __init__(self, config: GalileoConfig, *, decodes: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.target_encoder = Encoder(config) if decodes else None
+        self.second_decoder = Decoder(config) if decodes else None
+
+    def predict(self, groups: Mapping[str, Tensor], months_bt: Tensor, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
+        """Return (b, m, d): predictions at the hidden tokens."""
+        codes = self.second_decoder.codes(list(groups), months_bt)
+        return self.second_decoder(self.encoder(groups, months_bt, seen_bv), codes, seen_bv, hidden_bm)
+
+    def targets(self, groups: Mapping[str, Tensor]) -> Tensor:
+        """Return (b, n, d): the target of every token."""
+        return self.target_encoder.norm(self.target_encoder.project(groups))
+
+
+def _take(tokens_bnd: Tensor, index_bm: Tensor) -> Tensor:
+    return tokens_bnd.gather(1, index_bm[..., None].expand(-1, -1, tokens_bnd.shape[-1]))
+
+
+def discriminate(predicted_bmd: Tensor, target_bmd: Tensor, tau: float) -> Tensor:
+    """Return (b, m): cross entropy of telling each target from the others of its chip, times 2 tau."""
+    logits = F.normalize(predicted_bmd, dim=-1) @ F.normalize(target_bmd, dim=-1).transpose(1, 2) / tau
+    return (logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)) * (2 * tau)
+
+
+class Galileo(Adapter):
+    """The adapter: chips in physical units to tokens and to the loss under random masks."""
+
+    net: GalileoNet
+
+    def inputs(self, chips: Chips) -> tuple[dict[str, Tensor], Tensor]:
+        """Return normalised (b, t, c, y, x) float32 pixels of every band group there is, and int64 (b, t) months."""
+        bands = [band for band in BANDS if band in chips.bands]
+        pixels = dict(zip(bands, self.pixels(chips, bands).unbind(2), strict=True))
+        names = [list(GROUPS)[i] for i in self.card.groups_of(bands)]
+        groups = {name: _group(name, pixels).float() for name in names}
+        return groups, torch.from_numpy(months_of(chips.times_bt, self.card.name)).to(self.device)
+
+    @torch.inference_mode()
+    def encode(self, chips: Chips) -> Tokens:
+        """Return patch tokens (b, h, w, dim), mean over frames and band groups."""
+        groups, months = self.inputs(chips)
+        grid = self.card.grid
+        tokens = self.net.encoder(groups, months).unflatten(1, (-1, grid, grid))
+        return Tokens(patch_bhwd=tokens.mean(dim=1))
+
+    @torch.inference_mode()
+    def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
+        """Return the objective; every chip must hide the same count, and see the same count.
+
+        What is neither hidden nor visible plays no part. The error of a token is its cross entropy, and holds the
+        targets of all hidden tokens of the chip.
+
+        Raises: CapabilityError (loaded without target encoder or second decoder).
+        """
+        if self.net.second_decoder is None:
+            raise CapabilityError(
+                f"{self.card.name} has no true pretraining loss with these weights; add target_encoder.pt and "
+                "second_decoder.pt to their folder"
+            )
+        groups, months = self.inputs(chips)
+        masked = split_order(hidden, months.device)[1]
+        seen = split_order(~hidden if visible is None else visible, months.device)[1]
+        predicted = self.net.predict(groups, months, seen, masked).float()
+        target = _take(self.net.targets(groups).float(), masked)
+        error_bm = discriminate(predicted, target, self.net.config.tau)
+        total = error_bm.mean(dim=1)
+        return Loss(total_b=total, terms={"patch_disc": total}, error=scatter_error(error_bm, masked, hidden.shape))
+
+
+def _group(name: str, pixels: Mapping[str, Tensor]) -> Tensor:
+    """Return the channels of a group, normalised, from (b, t, y, x) float64 pixels by band."""
+    if name == "NDVI":
+        return ndvi(pixels["nir"], pixels["red"])[:, :, None]
+    return torch.stack([_normalised(band, pixels[band]) for band in GROUPS[name]], dim=2)
+
+
+def _normalised(band: str, pixels: Tensor) -> Tensor:
+    mean, std = STATISTICS[band]
+    scale = 1 if band in GROUPS["S1"] else REFLECTANCE_SCALE
+    return (pixels * scale - (mean - 2 * std)) / (4 * std)
+
+
+def _files(size: str, encoder_bytes: int, decoder_bytes: int) -> tuple[Remote, ...]:
+    parts = (
+        ("encoder.pt", encoder_bytes),
+        ("target_encoder.pt", encoder_bytes),
+        ("second_decoder.pt", decoder_bytes),
+        ("config.json", 2_250),
+    )
+    return tuple(
+        Remote(
+            repo="nasaharvest/galileo",
+            file=f"models/{size}/{file}",
+            bytes_about=count,
+            optional=file != "encoder.pt",
+        )
+        for file, count in parts
+    )
+
+
+_FILES = {
+    "galileo.nano": _files("nano", 4_190_000, 1_740_000),
+    "galileo.tiny": _files("tiny", 22_900_000, 7_500_000),
+    "galileo.base": _files("base", 346_000_000, 118_000_000),
+}
+"""Sizes of tiny and base follow from their shapes. `decoder.pt` serves the other objective and is not fetched."""
+
+
+def _card(name: str, config: GalileoConfig) -> Card:
+    size = name.rpartition(".")[2]
+    return Card(
+        name=name,
+        title=f"Galileo {size}, masked modelling of Sentinel-1 and Sentinel-2 in latent space",
+        dim=config.dim,
+        patch_px=config.patch_px,
+        chip_px=config.chip_px,
+        stride_px=config.chip_px // 2,
+        gsd_m=(10.0, 10.0),
+        bands=BANDS,
+        band_subset=True,
+        groups=tuple(GROUPS.values()),
+        frames=(1, config.frames),
+        objective="patch discrimination under random masks",
+        unit=f"cross entropy of patch discrimination, times {2 * config.tau:g}",
+        mask_ratio=config.hidden_ratio,
+        visible_ratio=config.visible_ratio,
+        mask_axes=("t", "g", "h", "w"),
+        needs=("time",),
+        reading="High: hidden patches of the chip are hard to tell apart, as on water, bare fields and other uniform "
+        "ground. Low: varied ground, where every patch has a look of its own that the rest foretells.",
+        code_licence="MIT",
+        weights_licence="MIT",
+        files=_FILES.get(name, ()),
+        source="github.com/nasaharvest/galileo 0f0b5b95ac81 (src/galileo.py, src/loss.py, train.py)",
+        citation="Tseng et al. 2025, Galileo: Learning Global & Local Features of Many Remote Sensing Modalities, "
+        "arXiv:2502.09356",
+        deviations=(
+            "elevation, land cover, weather, night lights, population and location are absent, as masked groups are in "
+            "pretraining; shares of hidden and seen tokens are of the band groups present, not of every modality",
+            "only the local objective (random masks, shallow targets) is computed; pretraining alternates it with the "
+            "global one",
+            f"chips are {config.grid} x {config.grid} patches of {config.patch_px} px; pretraining drew patches of 1 "
+            "to 8 px, 4 to 12 of them a side",
+            "pretrained on Sentinel-2 L1C and Sentinel-1 GRD sigma0, monthly, 3 to 12 frames; surface reflectance, "
+            "gamma0, single dates and more than 12 frames are further from it",
+        ),
+    )
+
+
+CARDS = {name: _card(name, config) for name, config in CONFIGS.items()}
+
+
+def make(name: str, config: GalileoConfig, *, seed: int = 0) -> Galileo:
+    """Return an untrained network of any shape; the target encoder is a copy, as at the start of pretraining."""
+    net = on_meta(lambda: GalileoNet(config))
+    draw_weights(net, seed)
+    net.target_encoder.load_state_dict(net.encoder.state_dict())
+    return Galileo(net, _card(name, config), f"untrained-{seed}")
+
+
+def load(name: str, weights: str | None = None, *, seed: int = 0) -> Galileo:
+    """Load the published weights: a folder, or `encoder.pt` alone, which embeds but has no loss.
+
+    Raises: WeightsError.
+    """
+    if weights == "untrained":
+        return make(name, CONFIGS[name], seed=seed)
+    return read(name, CONFIGS[name], weights)
+
+
+def read(name: str, config: GalileoConfig, weights: str | None = None) -> Galileo:
+    """Load weights of this shape.
+
+    Raises: WeightsError.
+    """
+    found = {path.name: path for path in local_files(name, _FILES[name], weights).values()}
+    if "encoder.pt" not in found:  # one file, under another name
+        found = {"encoder.pt": next(iter(found.values()))}
+    folder = found["encoder.pt"].parent
+    _check_config(folder / "config.json", name, config)
+    _check_statistics(folder / "normalization.json")
+    decodes = {"target_encoder.pt", "second_decoder.pt"} <= set(found)
+    net = on_meta(lambda: GalileoNet(config, decodes=decodes))
+    parts = {
+        "encoder.pt": net.encoder,
+        "target_encoder.pt": net.target_encoder,
+        "second_decoder.pt": net.second_decoder,
+    }
+    parts = {file: part for file, part in parts.items() if part is not None}
+    for file, part in parts.items():
+        _load_part(part, found[file])
+    card = _card(name, config)
+    card = card if decodes else replace(card, target="none")
+    return Galileo(net, card, digest([found[file] for file in parts]))
+
+
+def _load_part(part: nn.Module, path: Path) -> None:
+    state = state_of(read_checkpoint(path), name=path.name)
+    state = {key.replace("backbone.", ""): value for key, value in state.items()}
+    foreign = (
+        {r"^space_time_embed\.": "an encoder of Galileo, not a decoder"}
+        if isinstance(part, Decoder)
+        else {r"^encoder_to_decoder_embed\.": "a decoder of Galileo, not an encoder", r"\beo_patch_embed\.": "Presto"}
+    )
+    load_strict(part, state, name=path.name, ignore=GalileoNet.IGNORED, hints=foreign)
+
+
+def _check_config(path: Path, name: str, config: GalileoConfig) -> None:
+    """Refuse a `config.json` of another network, or of an objective that is not computed here."""
+    told = _json(path)
+    shared = {"mlp_ratio": config.mlp_ratio, "num_heads": config.heads, "max_patch_size": config.base_patch_px}
+    encoder = {**shared, "embedding_size": config.dim, "depth": config.depth}
+    decoder = {**shared, "decoder_embedding_size": config.dim, "depth": config.decoder_depth}
+    for part, wanted, given in (
+        ("encoder", encoder, told.get("model", {}).get("encoder", {})),
+        ("decoder", decoder, told.get("model", {}).get("decoder", {})),
+        ("training", {**OBJECTIVE, "tau": config.tau}, told.get("training", {})),
+    ):
+        if wrong := [key for key, value in wanted.items() if given.get(key, value) != value]:
+            raise WeightsError(
+                f"{path.name} beside the weights has {part} {wrong[0]} {given[wrong[0]]}, not the {wanted[wrong[0]]} "
+                f"of {name}; give the published folder of this very model"
+            )
+
+
+def _check_statistics(path: Path) -> None:
+    """Refuse a `normalization.json` with other numbers than the published models have."""
+    if not (told := _json(path)):
+        return
+    given = told.get(str(len(BANDS) + 1), {})
+    found = [given.get(key, [])[: len(BANDS)] for key in ("mean", "std")]
+    wanted = np.array(list(STATISTICS.values())).T
+    if np.shape(found) != wanted.shape or not np.allclose(found, wanted, rtol=1e-6):
+        raise WeightsError(
+            f"{path.name} beside the weights is not that of the published Galileo, whose numbers are used; "
+            "remove it, or give the published folder"
+        )
+
+
+def _json(path: Path) -> dict:
+    """Return what a file beside the weights says, nothing where there is none."""
+    try:
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as cause:
+        raise WeightsError(f"{path.name} beside the weights is not JSON ({cause}); fetch it again") from cause
