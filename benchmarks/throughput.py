@@ -158,7 +158,7 @@ def _limit(kind: torch.dtype, device: str) -> float:
 
 def _bands(name: str) -> tuple[str, ...]:
     card = model_card(name)
-    return tuple(b for b in card.bands if b not in ("vv", "vh")) or card.bands
+    return tuple(b for b in card.bands if b not in ("vv", "vh", "sur_refl_b05")) or card.bands
 
 
 def _chips(name: str, n: int) -> Chips:

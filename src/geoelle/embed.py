@@ -118,10 +118,12 @@ def _each_batch(work: Callable[[Chips], T], chips: Chips, batch: int) -> list[T]
     """Do the work on every batch, on as many threads as torch has, each of them on one batch and one core.
 
     torch's own way, all cores on one operation, waits hundreds of times a batch for the last core: where a core does
-    something else too, that is up to ten times slower. Numbers do not depend on the count of cores this way.
+    something else too, that is up to ten times slower. Numbers do not depend on the count of cores this way. On a GPU
+    convolutions keep single precision, which cuDNN gives up by default, and the order of their sums.
     """
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, "embed", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with exact, ThreadPoolExecutor(threads, "embed", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             return list(pool.map(work, (chips[i : i + batch] for i in range(0, len(chips), batch))))
         finally:

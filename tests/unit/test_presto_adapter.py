@@ -84,7 +84,7 @@ def test_chunks_change_nothing(model: Presto, monkeypatch: pytest.MonkeyPatch) -
     chips = make_chips(model.card, 3, frames=2)
     mask = mask_of(model, chips, (0, "S2_RGB"), (1, "NDVI"))
     whole, loss = model.encode(chips).patch_bhwd, model.loss(chips, mask)
-    monkeypatch.setattr(presto, "CHUNK_TOKENS", 100)
+    monkeypatch.setitem(presto.CHUNK_TOKENS, "cpu", 100)
     torch.testing.assert_close(model.encode(chips).patch_bhwd, whole, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(model.loss(chips, mask).error, loss.error, rtol=1e-5, atol=1e-6, equal_nan=True)
 

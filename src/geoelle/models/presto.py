@@ -60,8 +60,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 BANDS = tuple(band for name, bands in GROUPS.items() for band in bands if name != "NDVI")
 S1_SHIFT = S1_SCALE = 25.0
 """Decibels enter as (x + 25) / 25, reflectance as it is."""
-CHUNK_TOKENS = 8_192
-"""Tokens through the network at once: bounds memory, not results."""
+CHUNK_TOKENS = {"cpu": 8_192, "cuda": 1_048_576}
+"""Tokens through the network at once, by kind of device (others as cpu): bounds memory, not results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +256,8 @@ class Presto(Adapter):
         """Return pixel tokens (b, y, x, dim): each pixel's own embedding."""
         series = self.series(chips)
         frames, groups = chips.shape[1], len(series.values)
-        vectors = torch.cat([self.net.embed(series[rows]) for rows in _chunks(len(series), 1 + frames * groups)])
+        chunks = _chunks(len(series), 1 + frames * groups, self.device)
+        vectors = torch.cat([self.net.embed(series[rows]) for rows in chunks])
         return Tokens(patch_bhwd=vectors.view(len(chips), *[self.card.grid] * 2, -1))
 
     @torch.inference_mode()
@@ -278,9 +279,8 @@ class Presto(Adapter):
         each, frames, names = self.card.chip_px**2, chips.shape[1], list(series.values)
         masked = split_order(hidden, self.device)[1]
         seen = split_order(~hidden if visible is None else visible, self.device)[1].repeat_interleave(each, dim=0)
-        error_ntg = torch.cat(
-            [self._squares(series[rows], seen[rows]) for rows in _chunks(len(series), frames * (LAND_COVER + 1))]
-        )
+        chunks = _chunks(len(series), frames * (LAND_COVER + 1), self.device)
+        error_ntg = torch.cat([self._squares(series[rows], seen[rows]) for rows in chunks])
         width = torch.tensor([CHANNELS[name] for name in names], device=self.device)
         values_b = width[masked % len(names)].sum(dim=1)
         share_b = masked.shape[1] / values_b
@@ -298,8 +298,8 @@ class Presto(Adapter):
         return torch.stack(squares, dim=-1)
 
 
-def _chunks(count: int, tokens: int) -> Iterator[slice]:
-    step = max(CHUNK_TOKENS // tokens, 1)
+def _chunks(count: int, tokens: int, device: torch.device) -> Iterator[slice]:
+    step = max(CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cpu"]) // tokens, 1)
     return (slice(i, i + step) for i in range(0, count, step))
 
 
