@@ -134,7 +134,9 @@ def _compile(model: Model) -> None:
         if isinstance(module, torch.nn.ModuleList | torch.nn.Sequential):
             alike = len({type(child) for child in module}) == 1
             for child in module if alike and len(module) > 1 else ():
-                child.compile()
+                # Clay's blocks are lists of two parts, which have no forward of their own.
+                for part in child if isinstance(child, torch.nn.ModuleList) else (child,):
+                    part.compile()
 
 
 def _flops(model: Model, device: str) -> float:
