@@ -18,7 +18,7 @@ from pyproj import Transformer
 from geoelle.area import Addresses, Area
 from geoelle.catalog import search
 from geoelle.models.nano import BANDS
-from geoelle.plan import PART_CHIPS, Job, Plan, make_plan
+from geoelle.plan import Job, Plan, make_plan, part_side
 
 DATES = "2015/2018"
 DEMO_BBOX = "-75.71,37.60,-75.53,37.75"
@@ -66,7 +66,7 @@ def side_by_side(folder: Path, rows: int, cols: int) -> Ground:
     return Ground(catalog=str(collection), bounds=(west, north - rows * height, west + cols * width, north))
 
 
-def one_part(side: int = PART_CHIPS) -> tuple[Plan, Addresses, GeoBox]:
+def one_part(side: int = part_side(16)) -> tuple[Plan, Addresses, GeoBox]:
     """Return the plan of the demo scene, side x side chips in its middle, and the window that holds them."""
     plan = make_plan(Job(area=Area.parse(bbox=DEMO_BBOX, dates=DATES), catalog="demo"))
     lattice, every = plan.zones[0]

@@ -28,7 +28,7 @@ from geoelle.embed import embed_chips, space_of
 from geoelle.embeddings import Embeddings
 from geoelle.errors import InputMismatch, ProbeError
 from geoelle.models import Card, Model, load_model
-from geoelle.plan import PART_CHIPS
+from geoelle.plan import chips_at_once, part_side
 from geoelle.probe import Probe
 from geoelle.products import layers, shipped_probe
 from geoelle.raster import paint
@@ -37,8 +37,6 @@ from geoelle.read import cut
 __all__ = ["BANDS", "Elle"]
 
 BANDS = ("difficulty", "complexity", "excess")
-BATCH = 1024
-"""Chips cut at a time: bounds memory, not results."""
 LIKELY = 100.0
 """Neither reflectance nor decibels are typically larger: such numbers were never scaled."""
 OFF_PX = 1e-3
@@ -82,7 +80,8 @@ class Elle:
         """Return bands difficulty, complexity and excess, float32, one pixel a cell; lazy where the array is.
 
         `probe` defaults to the one that ships for the model and these bands. A lazy result reads the pixels under a
-        block of 64 x 64 cells when that block is computed, and holds exactly the numbers of an eager one.
+        block of the lattice (64 x 64 cells for nano) when that block is computed, and holds exactly the numbers of an
+        eager one.
 
         Raises: InputMismatch, AreaError, ProbeError (none ships, or it has no pixel part), SpaceMismatch.
         """
@@ -153,7 +152,8 @@ class _Grid:
 
     def blocks(self) -> list[list[Addresses]]:
         """Return the chips of each block of the lattice, line by line: the shards that a run has."""
-        return [[self._mesh(rows, cols) for cols in _split(self.cols)] for rows in _split(self.rows)]
+        side = part_side(self.lattice.stride_px)
+        return [[self._mesh(rows, cols) for cols in _split(self.cols, side)] for rows in _split(self.rows, side)]
 
     def under(self, chosen: Addresses) -> Any:
         """Return the pixels (time, band, y, x) under a rectangle of chips, a numpy or dask array."""
@@ -275,8 +275,8 @@ def _inside(start: int, count: int, lattice: Lattice) -> np.ndarray:
     return np.arange(first, (start + count - lattice.size_px) // lattice.stride_px + 1)
 
 
-def _split(index: np.ndarray) -> list[np.ndarray]:
-    return np.split(index, np.flatnonzero(np.diff(index // PART_CHIPS)) + 1)
+def _split(index: np.ndarray, side: int) -> list[np.ndarray]:
+    return np.split(index, np.flatnonzero(np.diff(index // side)) + 1)
 
 
 def _window(pixels_tcyx: Any, labels: _Labels, chosen: Addresses) -> xr.DataArray:
@@ -301,8 +301,9 @@ def _window(pixels_tcyx: Any, labels: _Labels, chosen: Addresses) -> xr.DataArra
 
 def _embedded(pixels_tcyx: Any, labels: _Labels, chosen: Addresses, model: Model, loss: bool) -> Embeddings:
     window = _window(pixels_tcyx, labels, chosen)
-    starts = range(0, len(chosen), BATCH)
-    first, *rest = (embed_chips(cut(window, chosen[i : i + BATCH]), model, loss=loss) for i in starts)
+    some = chips_at_once(chosen.lattice.size_px, len(labels.bands))
+    starts = range(0, len(chosen), some)
+    first, *rest = (embed_chips(cut(window, chosen[i : i + some]), model, loss=loss) for i in starts)
     return first.concat(*rest)
 
 

@@ -26,10 +26,12 @@ from geoelle.harmonise import has_asset
 from geoelle.models import Model, load_model
 from geoelle.read import Look, estimate_bytes, plan_looks
 
-__all__ = ["ASK_BYTES", "MIN_CELLS", "PART_CHIPS", "Job", "Part", "Plan", "make_plan"]
+__all__ = ["ASK_BYTES", "MIN_CELLS", "Job", "Part", "Plan", "chips_at_once", "make_plan", "part_side"]
 
-PART_CHIPS = 64
-"""Chips along one side of a part: a window of about 1,040 px of a 10 m band, which spans each COG block once."""
+PART_PX = 1024
+"""Pixels along one side of a part, less one chip's overlap: of a 10 m band it spans each COG block once."""
+CUT_BYTES = 42_000_000
+"""Pixels cut from a window at a time: 1,024 chips of nano in ten bands."""
 MIN_CELLS = 20
 ASK_BYTES = 2_000_000_000
 """Reading more than this needs `--yes`."""
@@ -86,7 +88,7 @@ class Plan:
         return tuple(
             Part(name=f"{lattice.epsg}_{name}", addresses=addresses)
             for lattice, chosen in self.zones
-            for name, addresses in chosen.parts(PART_CHIPS)
+            for name, addresses in chosen.parts(part_side(lattice.stride_px))
         )
 
     @property
@@ -151,6 +153,16 @@ class Plan:
             "encode_seconds": round(self.chips / self.chips_per_second, 1),
             "fingerprint": self.fingerprint,
         }
+
+
+def part_side(stride_px: int) -> int:
+    """Return how many chips a part has along a side."""
+    return max(PART_PX // stride_px, 1)
+
+
+def chips_at_once(size_px: int, bands: int) -> int:
+    """Return how many chips to cut at a time: whole batches of the encoder, at least one."""
+    return max(CUT_BYTES // (4 * bands * size_px**2) // BATCH, 1) * BATCH
 
 
 def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:

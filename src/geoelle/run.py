@@ -27,13 +27,11 @@ from geoelle.errors import FormatError, GeoelleError
 from geoelle.files import sha256, write_bytes
 from geoelle.item import strip_url
 from geoelle.models import Model, load_model
-from geoelle.plan import Part, Plan
+from geoelle.plan import Part, Plan, chips_at_once
 from geoelle.read import cut, read_window
 
 __all__ = ["Outcome", "Progress", "finish", "load_manifest", "run_embed"]
 
-BATCH = 1024
-"""Chips cut from a window at a time: bounds memory, not results."""
 Progress = Callable[[int, int, str], None]
 """Called with chips done, chips in all, and the name of the part."""
 _FORMAT = "geoelle-run", 1
@@ -200,15 +198,16 @@ def _windows(plan: Plan, parts: list[Part]) -> Iterator[tuple[Part, xr.DataArray
 
 
 def _embed_window(plan: Plan, part: Part, window: xr.DataArray, twins: dict[str, Model]) -> Embeddings:
+    some = chips_at_once(part.addresses.lattice.size_px, len(plan.bands))
     pieces = [
         embed_chips(
-            cut(window, part.addresses[i : i + BATCH]),
+            cut(window, part.addresses[i : i + some]),
             plan.model,
             loss=plan.job.loss,
             twins=twins,
             precision=plan.job.precision,
         )
-        for i in range(0, len(part.addresses), BATCH)
+        for i in range(0, len(part.addresses), some)
     ]
     return pieces[0].concat(*pieces[1:])
 

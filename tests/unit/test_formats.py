@@ -29,7 +29,7 @@ from geoelle.errors import CatalogError
 from geoelle.fitting import score_file
 from geoelle.item import ItemFacts, write_item
 from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of
-from geoelle.plan import PART_CHIPS, Job, Plan, make_plan
+from geoelle.plan import PART_PX, Job, Plan, make_plan
 from geoelle.probe import Affine, Probe
 from geoelle.products import run_map
 from geoelle.raster import paint, write_cog, write_zarr
@@ -110,7 +110,7 @@ def test_masks_follow_from_the_page_alone():
         assert order[:5] == [int(v) for v in row["first five of the permutation"].split()]
         made = permutations(seeds_of([row["address"]], stream), patches)
         assert made[0].tolist() == order
-        hidden = round(0.75 * patches)
+        hidden = patches - int(patches * 0.25)
         assert hidden == hidden_count(patches, 0.75)
         start = 3 * patches // 4
         chosen = {order[(start + i) % patches] for i in range(hidden)}
@@ -179,7 +179,7 @@ def test_a_run_has_the_files_documented(made: Made):
         assert any(re.fullmatch(pattern, name) for name in found), pattern
     for name in found:
         assert any(re.fullmatch(pattern, name) for pattern in patterns), name
-    assert f"{PART_CHIPS} x {PART_CHIPS} addresses" in TABLES["run-files"]
+    assert f"super-blocks of {PART_PX} px" in TABLES["run-files"]
 
 
 def test_the_plan(made: Made):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of
+from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of, visible_patches
 
 
 def test_permutation_is_the_same_on_every_machine() -> None:
@@ -35,3 +35,19 @@ def test_draws_hide_a_fixed_count_and_cover_every_patch(patches: int, ratio: flo
     assert (masks.sum(axis=2) == hidden).all()
     if hidden * draws >= patches + draws:
         assert masks.any(axis=0).all()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ratio", "hidden"), [(196, 0.75, 147), (432, 0.75, 324), (196, 0.7, 138), (7, 0.5, 4)]
+)
+def test_as_many_are_hidden_as_upstream_hides(tokens: int, ratio: float, hidden: int) -> None:
+    assert hidden_count(tokens, ratio) == hidden
+
+
+def test_what_is_seen_follows_what_is_hidden() -> None:
+    order = permutations(seeds_of(["a", "b", "c"]), 60)
+    for draw in range(4):
+        hidden, seen = hidden_patches(order, 30, draw, 4), visible_patches(order, 30, 6, draw, 4)
+        assert (seen.sum(axis=1) == 6).all() and not (hidden & seen).any()
+    with pytest.raises(ValueError, match="more than 60"):
+        visible_patches(order, 50, 11, 0, 4)

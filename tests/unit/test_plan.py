@@ -16,14 +16,16 @@ import shapely
 import scenes
 from geoelle.area import Area
 from geoelle.catalog import load_sensor
+from geoelle.embed import BATCH
 from geoelle.errors import AreaError, CatalogError, ModelError, NoItems, UnknownModel, WeightsError
 from geoelle.models.nano import BANDS
-from geoelle.plan import CELL_MAX_M, MIN_CELLS, PART_CHIPS, Job, Plan, make_plan
+from geoelle.plan import CELL_MAX_M, CUT_BYTES, MIN_CELLS, PART_PX, Job, Plan, chips_at_once, make_plan, part_side
 from ground import save_catalog
 
 L2A = load_sensor("sentinel-2-l2a")
 WEST, NORTH, EPSG = 10_240 * 59 - 1_000, 10_240 * 488 + 700, 32631
 """The north-west corner of an area of 2 x 1.4 km in which four parts meet."""
+PART_CHIPS = part_side(16)
 PART_M = 16 * 10 * PART_CHIPS
 
 Make = Callable[..., Plan]
@@ -209,3 +211,11 @@ def test_two_zones_share_an_area_and_no_cell(tmp_path: Path) -> None:
     assert plan.chips == len(west) + len(east)
     single = make_plan(Job(area=area, catalog=str(catalog), epsg=32631))
     assert single.to_dict()["epsg"] == [32631] and single.chips == pytest.approx(plan.chips, abs=15)
+
+
+def test_a_window_and_a_cut_stay_small_whatever_the_model() -> None:
+    assert part_side(16) == 64 and part_side(PART_PX) == part_side(5 * PART_PX) == 1
+    for size, bands in ((32, 10), (256, 10), (448, 3)):
+        some = chips_at_once(size, bands)
+        assert some % BATCH == 0 and (some == BATCH or 4 * some * bands * size**2 <= CUT_BYTES)
+    assert chips_at_once(32, 10) == 1024

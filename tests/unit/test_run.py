@@ -91,7 +91,7 @@ def test_each_part_is_embedded_as_it_would_be_alone(plan: Plan, whole: Path) -> 
 
 
 def test_batches_of_a_window_are_of_no_account(plan: Plan, whole: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "BATCH", 7)
+    monkeypatch.setattr(module, "chips_at_once", lambda size_px, bands: 7)
     run_embed(plan, tmp_path / "run")
     for name in PARTS:
         one, other = (Embeddings.read(out / "embeddings" / f"{name}.parquet") for out in (whole, tmp_path / "run"))
