@@ -6,8 +6,10 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -59,8 +61,17 @@ def geoelle(*args: object, cwd: Path | None = None) -> Result:
     return Result(process.returncode, out, err)
 
 
-def start(*args: object, cwd: Path | None = None, before: object = None) -> subprocess.Popen[str]:
-    """Start a command; one thread, since its tests share a machine. `before` runs in the new process first."""
+def start(*args: object, cwd: Path | None = None, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
+    """Start a command; one thread, since its tests share a machine. `before` runs in the new process first.
+
+    Ctrl-C works in it also where the tests run in the background of a shell, which has it ignored.
+    """
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if before:
+            before()
+
     script = Path(sys.executable).with_name("geoelle")
     program = [str(script)] if script.is_file() else [sys.executable, "-m", "geoelle.cli"]
     return subprocess.Popen(
@@ -70,7 +81,7 @@ def start(*args: object, cwd: Path | None = None, before: object = None) -> subp
         text=True,
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=before,
+        preexec_fn=prepare,
     )
 
 

@@ -40,7 +40,7 @@ def test_galileo_from_embedding_to_map(galileo: tuple[str, ...], home: Path) -> 
     assert "0 assets skipped" in embedded.err
     rows = Embeddings.read(home / "run")
     assert rows.header.space["target"] == "loss:patch discrimination under random masks"
-    assert rows.header.space["masking"].startswith("0.5 of t x g x 8x8")
+    assert rows.header.space["masking"].startswith("0.5 of 1 frame x groups x 8x8")
     assert len(rows.header.bands) == 10 and rows.vectors_nd.shape == (len(rows), 128)
     assert np.isfinite(rows.loss_n[rows.valid_n]).all() and 0.3 < np.nanmean(rows.loss_n) < 0.9
 
