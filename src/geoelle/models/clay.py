@@ -138,7 +138,14 @@ def _card(name: str, config: ClayConfig) -> Card:
         reading=f"{reading}. Low: uniform or familiar ground.",
         code_licence="Apache-2.0",
         weights_licence="Apache-2.0",
-        files=(Remote(repo="made-with-clay/Clay", file="v1.5/clay-v1.5.ckpt", bytes_about=5_160_000_000),),
+        files=(
+            Remote(
+                repo="made-with-clay/Clay",
+                file="v1.5/clay-v1.5.ckpt",
+                revision="70200ebcccdf67bf2a0cb9984c77ddee26c10ed2",
+                bytes_about=5_160_000_000,
+            ),
+        ),
         source="https://github.com/Clay-foundation/model at a5790ce",
         citation="Clay Foundation 2024, Clay v1.5 (specification; there is no paper)",
         deviations=(

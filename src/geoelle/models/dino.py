@@ -207,7 +207,14 @@ def _card(name: str, config: DinoConfig) -> Card:
             gsd_m=(0.1, 30.0),
             code_licence="Apache-2.0",
             weights_licence="Apache-2.0",
-            files=(Remote(repo="facebook/dinov2-base", file="model.safetensors", bytes_about=346_000_000),),
+            files=(
+                Remote(
+                    repo="facebook/dinov2-base",
+                    file="model.safetensors",
+                    revision="f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+                    bytes_about=346_000_000,
+                ),
+            ),
             source="github.com/facebookresearch/dinov2@b8931f7; network of transformers, checked against 5.23.0",
             citation="Oquab et al. 2023, DINOv2: Learning Robust Visual Features without Supervision, arXiv:2304.07193",
             deviations=(

@@ -381,6 +381,7 @@ def _files(size: str, encoder_bytes: int, decoder_bytes: int) -> tuple[Remote, .
         Remote(
             repo="nasaharvest/galileo",
             file=f"models/{size}/{file}",
+            revision="0bbc53293a37dea7d563566f015c5527bdaf3793",
             bytes_about=count,
             optional=file != "encoder.pt",
         )

@@ -122,7 +122,12 @@ def _card(name: str, config: RemoteClipConfig) -> Card:
         weights_licence="none stated",
         terms="The page of the weights states no licence; the repository's code is Apache-2.0.",
         files=(
-            Remote(repo="chendelong/RemoteCLIP", file="RemoteCLIP-ViT-L-14.pt", bytes_about=1_710_000_000),
+            Remote(
+                repo="chendelong/RemoteCLIP",
+                file="RemoteCLIP-ViT-L-14.pt",
+                revision="bf1d8a3ccf2ddbf7c875705e46373bfe542bce38",
+                bytes_about=1_710_000_000,
+            ),
         ),
         source="github.com/ChenDelong1999/RemoteCLIP@a6a4787; network of open_clip, checked against 3.3.0",
         citation="Liu et al. 2024, RemoteCLIP: A Vision Language Foundation Model for Remote Sensing, arXiv:2306.11029",

@@ -268,7 +268,14 @@ def _card(name: str, config: SatClipConfig) -> Card:
         code_licence="MIT",
         weights_licence="MIT",
         # The size is foretold by the layout from that of the L10 file, 103 MB.
-        files=(Remote(repo="microsoft/SatCLIP-ViT16-L40", file="satclip-vit16-l40.ckpt", bytes_about=121_000_000),),
+        files=(
+            Remote(
+                repo="microsoft/SatCLIP-ViT16-L40",
+                file="satclip-vit16-l40.ckpt",
+                revision="0ef2acc0b91d3c8cfdf4a0cc03207095989287ab",
+                bytes_about=121_000_000,
+            ),
+        ),
         source="github.com/microsoft/satclip@1ead106",
         citation="Klemmer et al. 2025, SatCLIP: Global, General-Purpose Location Embeddings with Satellite Imagery, "
         "arXiv:2311.17179",
