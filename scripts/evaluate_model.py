@@ -28,24 +28,26 @@ def main(name: str, weights: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run, probe = str(Path(folder) / "run"), str(Path(folder) / "probe.safetensors")
         geoelle("embed", *chosen, "--loss", *AREA, "-o", run)
-        told = geoelle("fit", run, "--block", BLOCK, "-o", probe).replace(probe, "probe.safetensors")
+        told = geoelle("fit", run, "--block", BLOCK, "-o", probe)
     page = DOCS / f"evaluation-{name}.md"
-    text = told.removesuffix("probe.safetensors\n").replace(f"{folder}/", "")
     page.write_text(
         f"# {name} on the demo scene\n\n"
         f"Written by `scripts/evaluate_model.py {name}`: what these two commands print. The Virginia coast, Sentinel-2 L1C "
         "of 12 January 2016, published weights; blocks of 2 km held out, so the probe has seen the scene but not the ground "
         "it is scored on. One scene is one draw ([decision 10](decisions/0010-one-training-is-one-draw.md)).\n\n"
         f"```\ngeoelle embed --model {name} --loss {' '.join(AREA)} -o run/\n"
-        f"geoelle fit run/ --block {BLOCK} -o probe.safetensors\n```\n\n{text.strip()}\n"
+        f"geoelle fit run/ --block {BLOCK} -o probe.safetensors\n```\n\n{told.strip()}\n"
     )
     click.echo(page.name)
 
 
 def geoelle(*words: str) -> str:
-    """Run a command to its end and return what it printed; its talk goes to this one's."""
+    """Run a command to its end and return what it said to people."""
     command = [sys.executable, "-m", "geoelle.cli", *words]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(done.stderr)
+    return done.stderr
 
 
 if __name__ == "__main__":
