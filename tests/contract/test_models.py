@@ -2,6 +2,7 @@
 
 import gc
 import math
+import re
 import weakref
 from dataclasses import replace
 
@@ -64,7 +65,8 @@ def test_card_is_complete(model: Model) -> None:
     assert card.name in list_models()
     for words in (card.title, card.reading, card.code_licence, card.weights_licence, card.source, card.citation):
         assert words
-    assert card.reading.endswith(".")
+    assert card.reading.endswith(".") and card.reading.count(". ") <= 1
+    assert card.target == "none" or card.reading.startswith("High: ")
     assert card.chip_px % card.patch_px == 0
     assert (card.chip_px - card.stride_px) % 2 == 0
     assert 0 < card.mask_ratio < 1
@@ -162,6 +164,30 @@ def test_hidden_pixels_do_not_reach_the_encoder(lossy: Model) -> None:
     far = np.ones((card.grid, card.grid), bool)
     far[:reach, :reach] = False
     np.testing.assert_allclose(after[0][far], before[0][far], rtol=1e-4)
+
+
+def test_masks_that_do_not_fit_are_refused(lossy: Model) -> None:
+    chips = make_chips(lossy.card, 2)
+    hidden, visible = (mask[:2] for mask in masks_of(lossy, chips))
+    flat, longer = hidden.reshape(2, -1, 1), np.concatenate([hidden, hidden[:1]])
+    for wrong in (flat, longer, hidden[..., :1], hidden[:, None], hidden.astype(int)):
+        with pytest.raises(ValueError, match=re.escape(f"not {wrong.shape} {wrong.dtype}")):
+            lossy.loss(chips, wrong)
+        with pytest.raises(ValueError, match=re.escape(f"not {wrong.shape} {wrong.dtype}")):
+            lossy.loss(chips, hidden, wrong)
+    with pytest.raises(ValueError, match="shows tokens that it hides"):
+        lossy.loss(chips, hidden, visible | hidden)
+
+
+def test_what_is_neither_hidden_nor_visible_is_not_seen(lossy: Model) -> None:
+    chips = make_chips(lossy.card, 1)
+    shape = (1, *lossy.card.mask_shape(chips))
+    third = np.arange(math.prod(shape)).reshape(shape) % 3
+    told, default = lossy.loss(chips, third == 0, third != 0), lossy.loss(chips, third == 0)
+    np.testing.assert_array_equal(told.error.cpu(), default.error.cpu())
+    few = lossy.loss(chips, third == 0, third == 1)
+    np.testing.assert_array_equal(np.isnan(few.error.cpu()), np.isnan(default.error.cpu()))
+    assert abs(float(few.total_b - default.total_b)) > 1e-6
 
 
 def test_missing_pixels(model: Model) -> None:

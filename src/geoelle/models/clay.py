@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.clay_net import META, ClayConfig, ClayNet, Inputs, Statistics
-from geoelle.models.networks import draw_weights, gather_tokens, on_meta, patchify, scatter_error, split_order
+from geoelle.models.networks import draw_weights, gather_tokens, on_meta, patchify, scatter_error
 from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ class Clay(Adapter):
                 f"the loss of {self.card.name} shows {', '.join(x.sensor.colours)} to a teacher, and the chips lack "
                 f"{', '.join(missing)}; add them, or only embed"
             )
-        seen, masked = split_order(hidden, x.pixels_bcyx.device)
+        seen, masked = self.split(chips, hidden, visible)
         encoded = self.net.encoder(x, seen)
         predicted = self.net.decoder(encoded, x, seen, masked)
         truth = gather_tokens(patchify(x.pixels_bcyx, config.patch_px, "cpq"), masked)

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from geoelle.errors import CapabilityError, InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.dofa_net import Channel, DofaConfig, DofaNet
-from geoelle.models.networks import draw_weights, on_meta, scatter_error, split_order
+from geoelle.models.networks import draw_weights, on_meta, scatter_error
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Dofa(Adapter):
         if not self.net.config.decoder:
             return super().loss(chips, hidden, visible)
         x, waves = self._input(chips)
-        seen, masked = split_order(hidden, x.device)
+        seen, masked = self.split(chips, hidden, visible)
         error = self.net.errors(x, waves, seen, masked)
         terms = {"mim": error.mean(dim=1)}
         if self.net.config.teacher_depth:

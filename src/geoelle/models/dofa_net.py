@@ -11,7 +11,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.models.networks import patchify, place_codes, sincos_1d
+from geoelle.models.networks import fill_masked, gather_tokens, patchify, place_codes, sincos_1d, standardise
 
 __all__ = ["SENSORS", "Channel", "DofaConfig", "DofaNet", "resized"]
 
@@ -223,29 +223,23 @@ class DofaNet(nn.Module):
     def predict(self, pixels_bcyx: Tensor, waves_um: tuple[float, ...], seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, e): the decoder's output at the hidden places."""
         x, waves_ck = self.start(pixels_bcyx, waves_um)
-        x = torch.cat([x[:, :1], _take(x[:, 1:], seen_bv)], dim=1)
+        x = torch.cat([x[:, :1], gather_tokens(x[:, 1:], seen_bv)], dim=1)
         for block in self.blocks:
             x = block(x)
         x = self.decoder_embed(self.norm(x))
-        b, n, grid = len(x), seen_bv.shape[1] + hidden_bm.shape[1], pixels_bcyx.shape[-1] // self.config.patch_px
-        places = self.mask_token.to(x.dtype).expand(b, n, -1)
-        places = places.scatter(1, seen_bv[..., None].expand(-1, -1, x.shape[-1]), x[:, 1:])
+        grid = pixels_bcyx.shape[-1] // self.config.patch_px
+        places = fill_masked(x[:, 1:], seen_bv, self.mask_token, grid * grid)
         x = torch.cat([x[:, :1], places], dim=1) + place_codes(x.shape[-1], grid, grid, x.device)
         for block in self.decoder_blocks:
             x = block(x)
-        return self.decoder_pred(_take(self.decoder_norm(x)[:, 1:], hidden_bm), waves_ck)
+        return self.decoder_pred(gather_tokens(self.decoder_norm(x)[:, 1:], hidden_bm), waves_ck)
 
     def errors(self, pixels_bcyx: Tensor, waves_um: tuple[float, ...], seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m): the squared error of each hidden patch."""
-        truth = _take(patchify(pixels_bcyx, self.config.patch_px), hidden_bm)
+        truth = gather_tokens(patchify(pixels_bcyx, self.config.patch_px), hidden_bm)
         if self.config.norm_pix:
-            variance, mean = torch.var_mean(truth, dim=-1, keepdim=True)
-            truth = (truth - mean) / (variance + 1e-6).sqrt()
+            truth = standardise(truth)
         return (self.predict(pixels_bcyx, waves_um, seen_bv, hidden_bm) - truth).square().mean(dim=-1)
-
-
-def _take(x_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    return x_bnd.gather(1, index_bm[..., None].expand(-1, -1, x_bnd.shape[-1]))
 
 
 @lru_cache(maxsize=64)

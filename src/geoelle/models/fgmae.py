@@ -48,7 +48,6 @@ from geoelle.models.networks import (
     patchify,
     place_codes,
     scatter_error,
-    split_order,
     standardise,
 )
 from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
@@ -242,7 +241,7 @@ class FgMae(Adapter):
                 f"{self.card.name} has no true pretraining loss with these weights, an encoder alone; "
                 f"give {FULL.name}, which has the decoder"
             )
-        seen, masked = split_order(hidden, self.device)
+        seen, masked = self.split(chips, hidden, visible)
         terms = self.net.errors(self.levels(chips), seen, masked)
         error = torch.stack([*terms.values()]).sum(0)
         return Loss(

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from geoelle.errors import CapabilityError, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, month_codes, months_of, ndvi, on_meta, scatter_error, split_order
+from geoelle.models.networks import draw_weights, month_codes, months_of, ndvi, on_meta, scatter_error
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -348,8 +348,7 @@ class Galileo(Adapter):
                 "second_decoder.pt to their folder"
             )
         groups, months = self.inputs(chips)
-        masked = split_order(hidden, months.device)[1]
-        seen = split_order(~hidden if visible is None else visible, months.device)[1]
+        seen, masked = self.split(chips, hidden, visible)
         predicted = self.net.predict(groups, months, seen, masked).float()
         target = _take(self.net.targets(groups).float(), masked)
         error_bm = discriminate(predicted, target, self.net.config.tau)

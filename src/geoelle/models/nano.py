@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from geoelle.errors import WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import scatter_error, split_order
+from geoelle.models.networks import gather_tokens, scatter_error
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -158,7 +158,7 @@ class NanoNet(nn.Module):
         """Return (b, n or v, d) tokens; with `visible_bv` (int64 patch indices) only those are seen."""
         x = self._tokens(patches_bnce, bands)
         if visible_bv is not None:
-            x = x.gather(1, visible_bv[..., None].expand(-1, -1, x.shape[-1]))
+            x = gather_tokens(x, visible_bv)
         for block in self.encoder:
             x = block(x)
         return self.norm(x)
@@ -215,7 +215,7 @@ class Nano(Adapter):
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective of the weights file under this mask; every chip must hide the same count."""
         patches, bands = self._patches(chips)
-        seen, masked = split_order(hidden, patches.device)
+        seen, masked = self.split(chips, hidden, visible)
         error_bm = self.net.errors(patches, bands, torch.cat([masked, seen], dim=1), masked.shape[1])
         total = error_bm.mean(dim=1)
         error = scatter_error(error_bm, masked, hidden.shape)

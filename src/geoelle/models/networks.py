@@ -62,12 +62,12 @@ def place_codes(dim: int, height: int, width: int, device: torch.device, cls: bo
 def split_order(hidden_bn: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return int64 (b, visible) and (b, hidden): flat token indices, ascending.
 
-    Raises: ValueError (chips of a batch hide different counts).
+    Raises: ValueError (chips of a batch mark different counts).
     """
     flat = hidden_bn.reshape(len(hidden_bn), -1)
     count = int(flat[0].sum())
     if not (flat.sum(axis=1) == count).all():
-        raise ValueError("every chip of a batch must hide the same number of tokens")
+        raise ValueError("every chip of a batch must hide, and see, the same number of tokens as the others")
     order = torch.from_numpy(np.argsort(flat, axis=1, kind="stable")).to(device)
     return order[:, : flat.shape[1] - count], order[:, flat.shape[1] - count :]
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, on_meta, scatter_error, split_order
+from geoelle.models.networks import draw_weights, on_meta, scatter_error
 from geoelle.models.olmoearth_net import MODALITY, Inputs, OlmoEarthConfig, OlmoEarthNet
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
@@ -89,19 +89,13 @@ class OlmoEarth(Adapter):
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the patch discrimination of the hidden tokens (b, t, g, h, w).
 
-        Raises: InputMismatch, ValueError (a mask of another shape, or chips that hide different counts).
+        Raises: InputMismatch.
         """
-        inputs, shape = self.inputs(chips), (len(chips), *self.card.mask_shape(chips))
-        if hidden.shape != shape:
-            raise ValueError(f"{self.card.name} hides tokens {shape}, not {hidden.shape}; give axes b, t, g, h, w")
-        seen_bv, hidden_bm = split_order(hidden, self.device)
-        if visible is not None:
-            seen_bv = split_order(~visible, self.device)[0]
-        error_bm = self.net.discriminate(inputs, seen_bv, hidden_bm)
+        inputs, (seen, masked) = self.inputs(chips), self.split(chips, hidden, visible)
+        error_bm = self.net.discriminate(inputs, seen, masked)
         total = error_bm.mean(dim=1)
-        return Loss(
-            total_b=total, terms={"patch-discrimination": total}, error=scatter_error(error_bm, hidden_bm, shape)
-        )
+        error = scatter_error(error_bm, masked, hidden.shape)
+        return Loss(total_b=total, terms={"patch-discrimination": total}, error=error)
 
     def inputs(self, chips: Chips) -> Inputs:
         """Return what the network takes.

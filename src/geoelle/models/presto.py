@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from geoelle.errors import InputMismatch
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, month_codes, months_of, ndvi, on_meta, split_order
+from geoelle.models.networks import draw_weights, month_codes, months_of, ndvi, on_meta
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -277,8 +277,8 @@ class Presto(Adapter):
                 "hide; give chips of more frames or bands"
             )
         each, frames, names = self.card.chip_px**2, chips.shape[1], list(series.values)
-        masked = split_order(hidden, self.device)[1]
-        seen = split_order(~hidden if visible is None else visible, self.device)[1].repeat_interleave(each, dim=0)
+        seen, masked = self.split(chips, hidden, visible)
+        seen = seen.repeat_interleave(each, dim=0)
         chunks = _chunks(len(series), frames * (LAND_COVER + 1), self.device)
         error_ntg = torch.cat([self._squares(series[rows], seen[rows]) for rows in chunks])
         width = torch.tensor([CHANNELS[name] for name in names], device=self.device)

@@ -28,7 +28,16 @@ from torch.nn import functional as F
 
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, on_meta, patchify, scatter_error, sincos_1d, sincos_2d, split_order
+from geoelle.models.networks import (
+    draw_weights,
+    fill_masked,
+    gather_tokens,
+    on_meta,
+    patchify,
+    scatter_error,
+    sincos_1d,
+    sincos_2d,
+)
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -171,7 +180,7 @@ class Encoder(nn.Module):
         x = self.patch_embed(x_bctyx)
         x = x + _codes(self.config, x, where, self.temporal_embed_enc, self.location_embed_enc)
         if seen_bv is not None:
-            x = _take(x, seen_bv)
+            x = gather_tokens(x, seen_bv)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
@@ -193,17 +202,15 @@ class Decoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.decoder_pred = nn.Linear(dim, config.patch_px**2 * len(BANDS))
 
-    def forward(self, encoded: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
+    def forward(self, encoded: Tensor, where: Where, frames: int, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, e): pixels of the patches at `hidden_bm`, from what the encoder made of CLS and `seen_bv`."""
         seen = self.decoder_embed(encoded)
-        b, count, dim = len(seen), seen_bv.shape[1] + hidden_bm.shape[1], seen.shape[-1]
-        x = self.mask_token.to(seen.dtype).expand(b, count, dim)
-        x = x.scatter(1, seen_bv[..., None].expand(-1, -1, dim), seen[:, 1:])
+        x = fill_masked(seen[:, 1:], seen_bv, self.mask_token, frames * self.config.grid**2)
         x = x + _codes(self.config, x, where, self.temporal_embed_dec, self.location_embed_dec)
         x = torch.cat([seen[:, :1], x], dim=1)
         for block in self.decoder_blocks:
             x = block(x)
-        return self.decoder_pred(self.decoder_norm(_take(x[:, 1:], hidden_bm)))
+        return self.decoder_pred(self.decoder_norm(gather_tokens(x[:, 1:], hidden_bm)))
 
 
 class PrithviNet(nn.Module):
@@ -219,13 +226,13 @@ class PrithviNet(nn.Module):
 
     def predict(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, e): the decoder's pixels of the patches at `hidden_bm`, by row, column and band."""
-        return self.decoder(self.encoder(x_bctyx, where, seen_bv), where, seen_bv, hidden_bm)
+        return self.decoder(self.encoder(x_bctyx, where, seen_bv), where, x_bctyx.shape[2], seen_bv, hidden_bm)
 
     def errors(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m): the mean squared error of each hidden patch, over its pixels and bands."""
         b, _, t, _, _ = x_bctyx.shape
         patches = patchify(x_bctyx.transpose(1, 2).flatten(0, 1), self.config.patch_px)
-        truth = _take(patches.unflatten(0, (b, t)).flatten(1, 2), hidden_bm)
+        truth = gather_tokens(patches.unflatten(0, (b, t)).flatten(1, 2), hidden_bm)
         return (self.predict(x_bctyx, where, seen_bv, hidden_bm).float() - truth).square().mean(dim=-1)
 
 
@@ -248,10 +255,6 @@ def _codes(
     if place is not None and where.location_b2 is not None:
         codes = codes + place(where.location_b2)[:, None]
     return codes
-
-
-def _take(x_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    return x_bnd.gather(1, index_bm[..., None].expand(-1, -1, x_bnd.shape[-1]))
 
 
 class Prithvi(Adapter):
@@ -293,7 +296,7 @@ class Prithvi(Adapter):
     @torch.inference_mode()
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective where `hidden` (b, t, h, w) is hidden; every chip must hide the same count."""
-        seen, masked = split_order(hidden, self.device)
+        seen, masked = self.split(chips, hidden, visible)
         error_bm = self.net.errors(self.normalised(chips), self.where(chips), seen, masked)
         total = error_bm.mean(dim=1)
         return Loss(total_b=total, terms={"pixel": total}, error=scatter_error(error_bm, masked, hidden.shape))

@@ -38,7 +38,6 @@ from geoelle.models.networks import (
     patchify,
     place_codes,
     sincos_1d,
-    split_order,
     standardise,
 )
 from geoelle.models.weights import (
@@ -227,7 +226,7 @@ class SatMae(Adapter):
     @torch.inference_mode()
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective where `hidden` (b, g, h, w) is hidden; the terms are the shares of the groups."""
-        seen, masked = split_order(hidden, self.device)
+        seen, masked = self.split(chips, hidden, visible)
         error = self.net.errors(self.model_input(chips), seen)
         mask = torch.from_numpy(np.ascontiguousarray(hidden)).to(self.device).flatten(2)
         parts_bg = error.where(mask, 0).sum(dim=2) / masked.shape[1]

@@ -49,7 +49,6 @@ from geoelle.models.networks import (
     on_meta,
     scatter_error,
     sincos_2d,
-    split_order,
 )
 from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
@@ -281,7 +280,7 @@ class ScaleMae(Adapter):
                 f"{self.card.name} has no true pretraining loss with these weights, an encoder alone; "
                 f"give {FULL.name}, which has the decoder"
             )
-        seen, masked = split_order(hidden, self.device)
+        seen, masked = self.split(chips, hidden, visible)
         bands = {
             name: error.flatten(1).gather(1, masked)
             for name, error in self.net.errors(self.images(chips), seen).items()

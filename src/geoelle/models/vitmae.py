@@ -31,7 +31,6 @@ from geoelle.models.networks import (
     patchify,
     place_codes,
     scatter_error,
-    split_order,
     standardise,
 )
 from geoelle.models.weights import (
@@ -233,7 +232,7 @@ class VitMae(Adapter):
     @torch.inference_mode()
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective where `hidden` (b, h, w) is hidden."""
-        seen, masked = split_order(hidden, self.device)
+        seen, masked = self.split(chips, hidden, visible)
         error_bm = self.net.errors(self.model_input(chips), seen, masked)
         total = error_bm.mean(dim=1)
         return Loss(total_b=total, terms={"pixel": total}, error=scatter_error(error_bm, masked, hidden.shape))
