@@ -3,6 +3,7 @@
 import gc
 import math
 import re
+import sys
 import weakref
 from dataclasses import replace
 
@@ -46,6 +47,14 @@ def masks_of(model: Model, chips, draw: int = 0) -> tuple[np.ndarray, np.ndarray
 
 def loss_of(model: Model, chips, masks: tuple[np.ndarray, np.ndarray]):
     return model.loss(chips, masks[0], masks[1]) if model.card.visible_ratio else model.loss(chips, masks[0])
+
+
+def forget_tables() -> None:
+    """Empty every cache of the modules of models."""
+    for name in [n for n in sys.modules if n.startswith("geoelle.models.")]:
+        for kept in vars(sys.modules[name]).values():
+            if hasattr(kept, "cache_clear"):
+                kept.cache_clear()
 
 
 @pytest.fixture(params=names())
@@ -286,6 +295,16 @@ def test_half_precision_stays_close(model: Model, precision: str) -> None:
     full, half = (embed_chips(chips, model, precision=p).vectors_nd for p in ("fp32", precision))
     cosine = (full * half).sum(1) / np.linalg.norm(full, axis=1) / np.linalg.norm(half, axis=1)
     assert (cosine > 0.999).all()
+
+
+def test_half_precision_leaves_nothing_behind(model: Model) -> None:
+    """What is computed once and kept must not be what autocast made of it."""
+    chips = make_chips(model.card, 2)
+    forget_tables()
+    before = embed_chips(chips, model).vectors_nd
+    forget_tables()
+    embed_chips(chips, model, precision="bf16")
+    np.testing.assert_array_equal(embed_chips(chips, model).vectors_nd, before)
 
 
 def test_a_twin_is_untrained_and_seeded(model: Model) -> None:

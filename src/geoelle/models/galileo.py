@@ -31,7 +31,16 @@ from torch.nn import functional as F
 
 from geoelle.errors import CapabilityError, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, month_codes, months_of, ndvi, on_meta, scatter_error
+from geoelle.models.networks import (
+    discriminate,
+    draw_weights,
+    gather_tokens,
+    month_codes,
+    months_of,
+    ndvi,
+    on_meta,
+    scatter_error,
+)
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -148,7 +157,7 @@ def _resizing(base: int, patch: int, device: torch.device) -> Tensor:
 
     The pseudo-inverse of bicubic shrinking: of all weights, those whose projection changes least when a patch shrinks.
     """
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         pixels = torch.eye(base * base).view(-1, 1, base, base)
         small = F.interpolate(pixels, (patch, patch), mode="bicubic", antialias=True).flatten(1)
         return torch.linalg.pinv(small).T.contiguous().to(device)
@@ -252,7 +261,7 @@ class Encoder(Coded):
     def forward(self, groups: Mapping[str, Tensor], months_bt: Tensor, seen_bv: Tensor | None = None) -> Tensor:
         """Return (b, n or v, d): tokens, of which only those at `seen_bv` exist where it is given."""
         x = self.project(groups) + self.codes(list(groups), months_bt)
-        x = x if seen_bv is None else _take(x, seen_bv)
+        x = x if seen_bv is None else gather_tokens(x, seen_bv)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -270,8 +279,8 @@ class Decoder(Coded):
 
     def forward(self, encoded_bvd: Tensor, codes_bnd: Tensor, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, d): the target predicted for every hidden token."""
-        y = self.encoder_to_decoder_embed(self.input_norm(encoded_bvd)) + _take(codes_bnd, seen_bv)
-        x = self.mask_token + _take(codes_bnd, hidden_bm)
+        y = self.encoder_to_decoder_embed(self.input_norm(encoded_bvd)) + gather_tokens(codes_bnd, seen_bv)
+        x = self.mask_token + gather_tokens(codes_bnd, hidden_bm)
         for block in self.blocks:
             x = block(x, y)
         return self.to_output_embed(self.norm(x))
@@ -300,16 +309,6 @@ class GalileoNet(nn.Module):
     def targets(self, groups: Mapping[str, Tensor]) -> Tensor:
         """Return (b, n, d): the target of every token."""
         return self.target_encoder.norm(self.target_encoder.project(groups))
-
-
-def _take(tokens_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    return tokens_bnd.gather(1, index_bm[..., None].expand(-1, -1, tokens_bnd.shape[-1]))
-
-
-def discriminate(predicted_bmd: Tensor, target_bmd: Tensor, tau: float) -> Tensor:
-    """Return (b, m): cross entropy of telling each target from the others of its chip, times 2 tau."""
-    logits = F.normalize(predicted_bmd, dim=-1) @ F.normalize(target_bmd, dim=-1).transpose(1, 2) / tau
-    return (logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)) * (2 * tau)
 
 
 class Galileo(Adapter):
@@ -349,9 +348,8 @@ class Galileo(Adapter):
             )
         groups, months = self.inputs(chips)
         seen, masked = self.split(chips, hidden, visible)
-        predicted = self.net.predict(groups, months, seen, masked).float()
-        target = _take(self.net.targets(groups).float(), masked)
-        error_bm = discriminate(predicted, target, self.net.config.tau)
+        predicted, tau = self.net.predict(groups, months, seen, masked), self.net.config.tau
+        error_bm = discriminate(predicted, gather_tokens(self.net.targets(groups), masked), tau) * (2 * tau)
         total = error_bm.mean(dim=1)
         return Loss(total_b=total, terms={"patch_disc": total}, error=scatter_error(error_bm, masked, hidden.shape))
 

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from geoelle.errors import WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import gather_tokens, scatter_error
+from geoelle.models.networks import discriminate, gather_tokens, scatter_error
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -180,17 +180,13 @@ class NanoNet(nn.Module):
         index = order_bn[:, :hidden, None, None].expand(-1, -1, *patches_bnce.shape[2:])
         truth = patches_bnce.gather(1, index)
         if self.config.objective == "latent":
-            return self._discriminate(out.float(), truth, bands)
+            target = torch.einsum("bnce,ced->bnd", truth, self.get_buffer("target")[bands])
+            return discriminate(out, target, TEMPERATURE)
         predicted = out.float().view(*out.shape[:2], len(BANDS), -1)[:, :, bands]
         if self.config.objective == "pixel-norm":
             variance, mean = torch.var_mean(truth, dim=-1, keepdim=True, correction=0)
             truth = (truth - mean) / (variance + NORM_EPS).sqrt()
         return (predicted - truth).square().mean(dim=(2, 3))
-
-    def _discriminate(self, out: Tensor, truth: Tensor, bands: Tensor) -> Tensor:
-        target = torch.einsum("bnce,ced->bnd", truth, self.get_buffer("target")[bands])
-        logits = F.normalize(out, dim=-1) @ F.normalize(target, dim=-1).transpose(1, 2) / TEMPERATURE
-        return logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)
 
 
 class Nano(Adapter):

@@ -10,11 +10,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geoelle.errors import InputMismatch
 
 __all__ = [
     "as_picture",
+    "discriminate",
     "draw_weights",
     "fill_masked",
     "gather_tokens",
@@ -95,6 +97,17 @@ def standardise(target_bne: Tensor, eps: float = 1e-6) -> Tensor:
     return (target_bne - mean) / (variance + eps).sqrt()
 
 
+def discriminate(predicted_bmd: Tensor, target_bmd: Tensor, temperature: float) -> Tensor:
+    """Return (b, m): the cross entropy of telling each prediction's target from those of the chip's other tokens.
+
+    Patch discrimination: cosines over the temperature, in float32 whatever the precision around it.
+    """
+    with torch.autocast(predicted_bmd.device.type, enabled=False):
+        predicted, target = (F.normalize(x.float(), dim=-1) for x in (predicted_bmd, target_bmd))
+        logits = predicted @ target.transpose(1, 2) / temperature
+        return logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)
+
+
 def months_of(times_bt: np.ndarray, name: str) -> np.ndarray:
     """Return int64 (b, t): the month of each frame, January is 0; `name` is the model's, for the error.
 
@@ -105,10 +118,12 @@ def months_of(times_bt: np.ndarray, name: str) -> np.ndarray:
     return times_bt.astype("datetime64[M]").astype(np.int64) % 12
 
 
+@lru_cache(maxsize=64)
 def month_codes(dim: int, device: torch.device) -> Tensor:
-    """Return (12, dim) float32: the sine of the time of year dim / 2 times over, then its cosine (Presto, Galileo)."""
-    angle = torch.arange(12, dtype=torch.float64, device=device) * (2 * math.pi / 12)
-    return torch.stack([angle.sin(), angle.cos()], dim=1).repeat_interleave(dim // 2, dim=1).float()
+    """Return (12, dim) float32: the sine of the time of year dim / 2 times over, then its cosine (as Presto)."""
+    with torch.inference_mode(False):
+        angle = torch.arange(12, dtype=torch.float64) * (2 * math.pi / 12)
+        return torch.stack([angle.sin(), angle.cos()], dim=1).repeat_interleave(dim // 2, dim=1).float().to(device)
 
 
 def ndvi(nir: Tensor, red: Tensor) -> Tensor:
