@@ -334,6 +334,15 @@ def test_absent_weights_say_how_to_get_them(name: str, tmp_path, monkeypatch) ->
         load_model(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "package"), [("dinov2.base", "transformers"), ("remoteclip.vit-l-14", "open_clip.model")]
+)
+def test_an_absent_package_says_how_to_get_it(name: str, package: str, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(CapabilityError, match=rf"{package}.*pip install 'geoelle\[models\]'"):
+        small(name)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "missing", "wrong shape"])
 def test_wrong_weights_say_what_they_are(damage: str, tmp_path) -> None:
     from safetensors.numpy import save_file

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from geoelle.models.base import Adapter, Card, Tokens
-from geoelle.models.networks import as_picture, draw_weights, on_meta
+from geoelle.models.networks import as_picture, draw_weights, needs_extra, on_meta
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -102,8 +102,12 @@ class _Rotary(nn.Module):
 
 
 def _vit(config: DinoConfig) -> nn.Module:
-    """Return the network of transformers."""
-    from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+    """Return the network of transformers.
+
+    Raises: CapabilityError (it is not installed).
+    """
+    with needs_extra("DINO"):
+        from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
     shape: dict[str, Any] = {
         "hidden_size": config.dim,

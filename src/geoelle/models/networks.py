@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.errors import InputMismatch
+from geoelle.errors import CapabilityError, InputMismatch
 
 __all__ = [
     "as_picture",
@@ -23,6 +24,7 @@ __all__ = [
     "month_codes",
     "months_of",
     "ndvi",
+    "needs_extra",
     "on_meta",
     "patchify",
     "place_codes",
@@ -160,6 +162,19 @@ def as_picture(pixels: Tensor, sensor: str, white: float, *, name: str) -> Tenso
             "not; name it, sentinel-2-l2a say"
         )
     return (pixels if sensor in PICTURES else pixels / white).clamp(0, 1)
+
+
+@contextlib.contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Say what to install where the import inside fails: some networks are those of another package.
+
+    Raises: CapabilityError.
+    """
+    try:
+        yield
+    except ImportError as cause:
+        told = f"the network of {name} needs another package ({cause}); run: pip install 'geoelle[models]'"
+        raise CapabilityError(told) from cause
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:

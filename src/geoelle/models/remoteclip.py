@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from geoelle.models.base import Adapter, Card, Tokens
-from geoelle.models.networks import as_picture, draw_weights, on_meta
+from geoelle.models.networks import as_picture, draw_weights, needs_extra, on_meta
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class RemoteClipNet(nn.Module):
     """The text tower."""
 
     def __init__(self, config: RemoteClipConfig) -> None:
-        from open_clip.model import CLIP
+        with needs_extra("RemoteCLIP"):
+            from open_clip.model import CLIP
 
         super().__init__()
         self.config = config
