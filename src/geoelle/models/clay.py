@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.clay_net import META, ClayConfig, ClayNet, Inputs, Statistics
-from geoelle.models.networks import draw_weights, gather_tokens, on_meta, patchify, scatter_error
+from geoelle.models.networks import draw_weights, gather_tokens, on_meta, patchify, scatter_error, z_scores
 from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -221,9 +221,8 @@ class Clay(Adapter):
         rows = [i for i, band in enumerate(sensor.bands) if band in chips.bands]
         bands = tuple(sensor.bands[i] for i in rows)
         numbers = (self.pixels(chips, bands)[:, 0] - sensor.offset) / sensor.scale
-        mean, std = (numbers.new_tensor(values)[rows, None, None] for values in (sensor.mean, sensor.std))
         return Inputs(
-            pixels_bcyx=((numbers - mean) / std).float(),
+            pixels_bcyx=z_scores(numbers, [sensor.mean[i] for i in rows], [sensor.std[i] for i in rows]),
             bands=bands,
             wavelength_um=tuple(sensor.wavelength_um[i] for i in rows),
             gsd_m=float(chips.addresses.lattice.gsd_m),

@@ -33,7 +33,15 @@ import torch
 from torch import Tensor, nn
 
 from geoelle.models.base import Adapter, Card, Tokens
-from geoelle.models.networks import as_picture, draw_weights, needs_extra, on_meta
+from geoelle.models.networks import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    as_picture,
+    draw_weights,
+    needs_extra,
+    on_meta,
+    z_scores,
+)
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -60,8 +68,8 @@ class DinoConfig:
     """Tokens between CLS and the patches that belong to no place."""
     rope_base: float = 100.0
     norm_eps: float = 1e-6
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     white: float = 0.3
     """Reflectance that is shown as full brightness."""
 
@@ -176,8 +184,7 @@ class Dino(Adapter):
         """Return (b, 3, y, x) float32: red, green, blue as brightness, less the mean, over the deviation."""
         config = self.net.config
         picture = as_picture(self.pixels(chips, BANDS)[:, 0], chips.sensor, config.white, name=self.card.name)
-        mean, std = (picture.new_tensor(v)[:, None, None] for v in (config.mean, config.std))
-        return ((picture - mean) / std).float()
+        return z_scores(picture, config.mean, config.std)
 
     @torch.inference_mode()
     def encode(self, chips: Chips) -> Tokens:

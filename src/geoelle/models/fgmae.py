@@ -28,19 +28,20 @@ from __future__ import annotations
 import math
 from argparse import Namespace
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import Block, PatchEmbed
+from timm.models.vision_transformer import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoelle.errors import CapabilityError, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
+    blocks,
     draw_weights,
     fill_masked,
     gather_tokens,
@@ -153,21 +154,19 @@ class FgMaeNet(nn.Module):
         super().__init__()
         self.config = config
         bands, patch = len(config.bands), config.patch_px
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        block = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid**2, config.dim))
         self.patch_embed = PatchEmbed(img_size=config.chip_px, patch_size=patch, in_chans=bands, embed_dim=config.dim)
-        self.blocks = nn.ModuleList(block(config.dim, config.heads) for _ in range(config.depth))
-        self.norm = norm(config.dim)
+        self.blocks = blocks(config.dim, config.heads, config.depth)
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         if not decoder:
             return
         dim = config.decoder_dim
         self.decoder_embed = nn.Linear(config.dim, dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         self.decoder_pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid**2, dim))
-        self.decoder_blocks = nn.ModuleList(block(dim, config.decoder_heads) for _ in range(config.decoder_depth))
-        self.decoder_norm = norm(dim)
+        self.decoder_blocks = blocks(dim, config.decoder_heads, config.decoder_depth)
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
         self.decoder_pred = nn.Linear(dim, bands * BINS * 4)
         if config.indices:
             self.decoder_pred2 = nn.Linear(dim, patch**2 * len(INDICES))
@@ -178,18 +177,14 @@ class FgMaeNet(nn.Module):
         if visible_bv is not None:
             x = gather_tokens(x, visible_bv)
         x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
     def predict(self, image_bcyx: Tensor, visible_bv: Tensor, masked_bm: Tensor) -> dict[str, Tensor]:
         """Return the decoder's output for every target at the masked patches, (b, m, values)."""
         seen = self.decoder_embed(self.encode(image_bcyx, visible_bv))
         places = fill_masked(seen[:, 1:], visible_bv, self.mask_token, self.config.grid**2)
         x = torch.cat([seen[:, :1], places], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            x = block(x)
-        x = self.decoder_norm(gather_tokens(x[:, 1:], masked_bm))
+        x = self.decoder_norm(gather_tokens(self.decoder_blocks(x)[:, 1:], masked_bm))
         out = {"hog": self.decoder_pred(x).float()}
         if self.config.indices:
             out["ndi"] = self.decoder_pred2(x).float()

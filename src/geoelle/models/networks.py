@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from torch.nn import functional as F
 from geoelle.errors import CapabilityError, InputMismatch
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "as_picture",
+    "blocks",
     "discriminate",
     "draw_weights",
     "fill_masked",
@@ -33,7 +36,22 @@ __all__ = [
     "sincos_2d",
     "split_order",
     "standardise",
+    "z_scores",
 ]
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue, in brightness 0-1."""
+
+
+def blocks(dim: int, heads: int, depth: int, *, mlp_ratio: float = 4.0, eps: float = 1e-6) -> nn.Sequential:
+    """Return pre-norm transformer blocks, one after another."""
+    from timm.models.vision_transformer import Block  # takes more than a second, and nano needs none of it
+
+    norm = partial(nn.LayerNorm, eps=eps)
+    return nn.Sequential(
+        *(Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+    )
 
 
 def sincos_1d(values: Tensor, dim: int) -> Tensor:
@@ -143,6 +161,12 @@ def patchify(pixels_bcyx: Tensor, patch: int, order: str = "pqc") -> Tensor:
     cut = pixels_bcyx.reshape(b, c, y // patch, patch, x // patch, patch)
     axes = {"pqc": (0, 2, 4, 3, 5, 1), "cpq": (0, 2, 4, 1, 3, 5)}[order]
     return cut.permute(*axes).reshape(b, (y // patch) * (x // patch), patch * patch * c)
+
+
+def z_scores(pixels_bcyx: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return float32: pixels less the mean of their band, over its deviation; exact in the type they come in."""
+    mean, std = (pixels_bcyx.new_tensor(values)[:, None, None] for values in (mean, std))
+    return ((pixels_bcyx - mean) / std).float()
 
 
 PICTURES = ("naip", "linz")

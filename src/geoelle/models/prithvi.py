@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
+    blocks,
     draw_weights,
     fill_masked,
     gather_tokens,
@@ -37,6 +37,7 @@ from geoelle.models.networks import (
     scatter_error,
     sincos_1d,
     sincos_2d,
+    z_scores,
 )
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
@@ -172,7 +173,8 @@ class Encoder(nn.Module):
         self.temporal_embed_enc = CoordinateCode(config.dim) if config.coordinates else None
         self.location_embed_enc = CoordinateCode(config.dim) if config.coordinates else None
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
-        self.blocks = _blocks(config, config.dim, config.heads, config.depth)
+        more = {"mlp_ratio": config.mlp_ratio, "eps": config.norm_eps}
+        self.blocks = blocks(config.dim, config.heads, config.depth, **more)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
 
     def forward(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor | None = None) -> Tensor:
@@ -182,9 +184,7 @@ class Encoder(nn.Module):
         if seen_bv is not None:
             x = gather_tokens(x, seen_bv)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
 
 class Decoder(nn.Module):
@@ -198,7 +198,8 @@ class Decoder(nn.Module):
         self.temporal_embed_dec = CoordinateCode(dim) if config.coordinates else None
         self.location_embed_dec = CoordinateCode(dim) if config.coordinates else None
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.decoder_blocks = _blocks(config, dim, config.decoder_heads, config.decoder_depth)
+        more = {"mlp_ratio": config.mlp_ratio, "eps": config.norm_eps}
+        self.decoder_blocks = blocks(dim, config.decoder_heads, config.decoder_depth, **more)
         self.decoder_norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.decoder_pred = nn.Linear(dim, config.patch_px**2 * len(BANDS))
 
@@ -208,9 +209,8 @@ class Decoder(nn.Module):
         x = fill_masked(seen[:, 1:], seen_bv, self.mask_token, frames * self.config.grid**2)
         x = x + _codes(self.config, x, where, self.temporal_embed_dec, self.location_embed_dec)
         x = torch.cat([seen[:, :1], x], dim=1)
-        for block in self.decoder_blocks:
-            x = block(x)
-        return self.decoder_pred(self.decoder_norm(gather_tokens(x[:, 1:], hidden_bm)))
+        x = gather_tokens(self.decoder_blocks(x)[:, 1:], hidden_bm)
+        return self.decoder_pred(self.decoder_norm(x))
 
 
 class PrithviNet(nn.Module):
@@ -236,13 +236,6 @@ class PrithviNet(nn.Module):
         return (self.predict(x_bctyx, where, seen_bv, hidden_bm).float() - truth).square().mean(dim=-1)
 
 
-def _blocks(config: PrithviConfig, dim: int, heads: int, depth: int) -> nn.ModuleList:
-    norm = partial(nn.LayerNorm, eps=config.norm_eps)
-    return nn.ModuleList(
-        Block(dim, heads, mlp_ratio=config.mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
-    )
-
-
 def _codes(
     config: PrithviConfig, x_bnd: Tensor, where: Where, date: CoordinateCode | None, place: CoordinateCode | None
 ) -> Tensor:
@@ -264,9 +257,8 @@ class Prithvi(Adapter):
 
     def normalised(self, chips: Chips) -> Tensor:
         """Return (b, 6, t, y, x) float32: reflectance times 10,000 as z-scores of the training imagery."""
-        pixels = self.pixels(chips, BANDS)
-        mean, std = (pixels.new_tensor(v)[:, None, None] for v in (self.net.config.mean, self.net.config.std))
-        return ((pixels * SCALE - mean) / std).float().transpose(1, 2).contiguous()
+        numbers, config = self.pixels(chips, BANDS) * SCALE, self.net.config
+        return z_scores(numbers, config.mean, config.std).transpose(1, 2).contiguous()
 
     def where(self, chips: Chips) -> Where:
         """Return what the model codes of date and place; nothing unless the config says so.

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from geoelle.models.base import Adapter, Card, Tokens
-from geoelle.models.networks import as_picture, draw_weights, needs_extra, on_meta
+from geoelle.models.networks import as_picture, draw_weights, needs_extra, on_meta, z_scores
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class RemoteClip(Adapter):
         """Return (b, 3, y, x) float32: red, green, blue as brightness, less the mean, over the deviation."""
         config = self.net.config
         picture = as_picture(self.pixels(chips, BANDS)[:, 0], chips.sensor, config.white, name=self.card.name)
-        mean, std = (picture.new_tensor(v)[:, None, None] for v in (config.mean, config.std))
-        return ((picture - mean) / std).float()
+        return z_scores(picture, config.mean, config.std)
 
     @torch.inference_mode()
     def encode(self, chips: Chips) -> Tokens:
