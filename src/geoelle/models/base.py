@@ -211,6 +211,13 @@ class Adapter:
         other = known.get(self.card.target, f"the proxy {self.card.target!r} can be computed instead")
         raise CapabilityError(f"{self.card.name} has no true pretraining loss with these weights; {other}")
 
+    def encoder_alone(self) -> CapabilityError:
+        """Return the error of a loss that is asked of weights without the decoder."""
+        return CapabilityError(
+            f"{self.card.name} has no true pretraining loss with these weights, an encoder alone; "
+            f"give {self.card.files[0].name}, which has the decoder"
+        )
+
     def proxy(self, chips: Chips) -> Tensor:
         """Refuse: this model has no proxy.
 

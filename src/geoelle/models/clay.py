@@ -255,7 +255,7 @@ class Clay(Adapter):
         Raises: CapabilityError (a file without the decoder), InputMismatch (the teacher lacks a colour).
         """
         if not self.net.config.has_decoder:
-            return super().loss(chips, hidden, visible)
+            raise self.encoder_alone()
         config, x = self.net.config, self.inputs(chips)
         if config.has_teacher and (missing := [band for band in x.sensor.colours if band not in x.bands]):
             raise InputMismatch(
@@ -286,7 +286,7 @@ class Clay(Adapter):
 
 # --- weights
 
-_HINTS = {
+HINTS = {
     r"latlon_embedding|band_encoding": "a file of Clay v0",
     r"^mrl\.": "a Clay trained with Matryoshka heads",
 }
@@ -322,7 +322,7 @@ def read(name: str, config: ClayConfig, path: Path) -> Clay:
     parts = {key.split(".", 1)[0] for key in state}
     decoder = "decoder" in parts
     config = replace(
-        _as_trained(config, checkpoint.get("hyper_parameters"), path.name),
+        _as_told(config, checkpoint.get("hyper_parameters"), path.name),
         has_decoder=decoder,
         has_teacher=decoder and "teacher" in parts,
     )
@@ -330,11 +330,11 @@ def read(name: str, config: ClayConfig, path: Path) -> Clay:
         raise WeightsError(f"{path.name} has a teacher without registers, as Clay v1.0; give a file of {name}")
     net = on_meta(lambda: ClayNet(config))
     spare = "" if config.has_teacher else r"^proj\." if decoder else r"^(proj|teacher)\."
-    load_strict(net, state, name=path.name, ignore=spare, hints=_HINTS)
+    load_strict(net, state, name=path.name, ignore=spare, hints=HINTS)
     return Clay(net, _card(name, config), digest([path]))
 
 
-def _as_trained(config: ClayConfig, said: Any, name: str) -> ClayConfig:
+def _as_told(config: ClayConfig, said: Any, name: str) -> ClayConfig:
     """Return the config with the mask ratio the file says it was trained with; refuse another objective or patch."""
     if not isinstance(said, Mapping):
         return config

@@ -259,13 +259,13 @@ def _card(name: str, config: DinoConfig) -> Card:
 
 CARDS = {name: _card(name, config) for name, config in CONFIGS.items()}
 
-_HINTS = {
+HINTS = {
     r"^(dinov2\.)?classifier\.": "a fine-tuned classifier",
     r"^blocks\.\d+\.": "in the layout of the original repository or of timm; the hub file is the one of transformers",
     r"\.mlp\.(weights_in|gate_proj)\.": "a larger DINO, whose blocks are gated",
     r"^stages\.": "a ConvNeXt DINO",
 }
-_HINTS_OF = {
+HINTS_OF = {
     2: {
         "register_tokens$": "DINOv2 with registers, or DINOv3",
         r"\.q_proj\.": "in the spelling transformers 5 has in memory; write it with save_pretrained",
@@ -284,17 +284,6 @@ def make(name: str, config: DinoConfig, *, seed: int = 0) -> Dino:
     return Dino(net, _card(name, config), f"untrained-{seed}")
 
 
-def read(name: str, config: DinoConfig, path: Path) -> Dino:
-    """Return the network of this config with the weights of a file.
-
-    Raises: WeightsError.
-    """
-    state = state_of(read_checkpoint(path), name=path.name, strip=("module.", "dinov2."))
-    net = on_meta(lambda: DinoNet(config))
-    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints={**_HINTS, **_HINTS_OF[config.version]})
-    return Dino(net, _card(name, config), digest([path]))
-
-
 def load(name: str, weights: str | None = None, *, seed: int = 0) -> Dino:
     """Load the published weights, a local file of the same kind, or an untrained twin.
 
@@ -304,3 +293,14 @@ def load(name: str, weights: str | None = None, *, seed: int = 0) -> Dino:
         return make(name, CONFIGS[name], seed=seed)
     (path,) = local_files(name, CARDS[name].files, weights).values()
     return read(name, CONFIGS[name], path)
+
+
+def read(name: str, config: DinoConfig, path: Path) -> Dino:
+    """Return the network of this config with the weights of a file.
+
+    Raises: WeightsError.
+    """
+    state = state_of(read_checkpoint(path), name=path.name, strip=("module.", "dinov2."))
+    net = on_meta(lambda: DinoNet(config))
+    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints={**HINTS, **HINTS_OF[config.version]})
+    return Dino(net, _card(name, config), digest([path]))

@@ -43,7 +43,7 @@ from geoelle.models.weights import Remote, digest, load_strict, local_files, rea
 if TYPE_CHECKING:
     from geoelle.chips import Chips
 
-__all__ = ["CARDS", "CONFIGS", "COPIES", "TORCHGEO", "Dofa", "DofaConfig", "DofaNet", "load", "make"]
+__all__ = ["CARDS", "CONFIGS", "COPIES", "TORCHGEO", "Dofa", "DofaConfig", "DofaNet", "load", "make", "read"]
 
 PROXY = "dofa-distill"
 

@@ -26,7 +26,6 @@ Files named `_enc` are the encoder alone; they embed and have no loss.
 from __future__ import annotations
 
 import math
-from argparse import Namespace
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +37,7 @@ from timm.models.vision_transformer import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.errors import CapabilityError, WeightsError
+from geoelle.errors import WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
     blocks,
@@ -51,7 +50,16 @@ from geoelle.models.networks import (
     scatter_error,
     standardise,
 )
-from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.weights import (
+    Remote,
+    arguments_of,
+    digest,
+    hold_to,
+    load_strict,
+    local_files,
+    read_checkpoint,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -232,10 +240,7 @@ class FgMae(Adapter):
         Raises: CapabilityError (the weights are an encoder alone).
         """
         if self.card.target != "loss":
-            raise CapabilityError(
-                f"{self.card.name} has no true pretraining loss with these weights, an encoder alone; "
-                f"give {FULL.name}, which has the decoder"
-            )
+            raise self.encoder_alone()
         seen, masked = self.split(chips, hidden, visible)
         terms = self.net.errors(self.levels(chips), seen, masked)
         error = torch.stack([*terms.values()]).sum(0)
@@ -332,7 +337,7 @@ def read(name: str, config: FgMaeConfig, path: Path) -> FgMae:
     if first is not None and first.ndim == 4 and first.shape[1] != len(config.bands):
         kind = {2: "the FG-MAE of Sentinel-1", 3: "a model of RGB"}.get(first.shape[1], "another model")
         raise WeightsError(f"{path.name} takes {first.shape[1]} bands: it is {kind}; {name} takes {len(config.bands)}")
-    config = _honour(config, checkpoint.get("args"), path.name)
+    config = _as_told(config, arguments_of(checkpoint), path.name)
     whole = any(key.startswith(("decoder", "mask_token")) for key in state)
     net = on_meta(lambda: FgMaeNet(config, decoder=whole))
     load_strict(net, state, name=path.name, ignore=FgMaeNet.IGNORED, hints=HINTS)
@@ -343,9 +348,8 @@ def read(name: str, config: FgMaeConfig, path: Path) -> FgMae:
     return FgMae(net, card, digest([path]))
 
 
-def _honour(config: FgMaeConfig, args: object, name: str) -> FgMaeConfig:
+def _as_told(config: FgMaeConfig, said: dict[str, Any], name: str) -> FgMaeConfig:
     """Return the config with the mask ratio a file says it was trained with; refuse another objective or size."""
-    said: dict[str, Any] = vars(args) if isinstance(args, Namespace) else {}
     fixed = {
         "feature": "hog+ndi" if config.indices else "hog",
         "hog_norm": True,

@@ -16,7 +16,6 @@ keys where integers are looked up: then a chip's embedding is another one (cosin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -41,7 +40,16 @@ from geoelle.models.networks import (
     on_meta,
     scatter_error,
 )
-from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.weights import (
+    Remote,
+    config_beside,
+    digest,
+    hold_to,
+    load_strict,
+    local_files,
+    read_checkpoint,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -431,6 +439,8 @@ def _card(name: str, config: GalileoConfig) -> Card:
             "to 8 px, 4 to 12 of them a side",
             "pretrained on Sentinel-2 L1C and Sentinel-1 GRD sigma0, monthly, 3 to 12 frames; surface reflectance, "
             "gamma0, single dates and more than 12 frames are further from it",
+            "the value grows with the logarithm of the hidden tokens: compare chips of as many frames and band groups",
+            "patches without valid pixels leave the mean, yet their targets stay among those to choose from",
         ),
     )
 
@@ -464,9 +474,8 @@ def read(name: str, config: GalileoConfig, weights: str | None = None) -> Galile
     found = {path.name: path for path in local_files(name, _FILES[name], weights).values()}
     if "encoder.pt" not in found:  # one file, under another name
         found = {"encoder.pt": next(iter(found.values()))}
-    folder = found["encoder.pt"].parent
-    _check_config(folder / "config.json", name, config)
-    _check_statistics(folder / "normalization.json")
+    _check_config(found["encoder.pt"], config)
+    _check_statistics(found["encoder.pt"])
     decodes = {"target_encoder.pt", "second_decoder.pt"} <= set(found)
     net = on_meta(lambda: GalileoNet(config, decodes=decodes))
     parts = {
@@ -493,41 +502,30 @@ def _load_part(part: nn.Module, path: Path) -> None:
     load_strict(part, state, name=path.name, ignore=GalileoNet.IGNORED, hints=foreign)
 
 
-def _check_config(path: Path, name: str, config: GalileoConfig) -> None:
+def _check_config(path: Path, config: GalileoConfig) -> None:
     """Refuse a `config.json` of another network, or of an objective that is not computed here."""
-    told = _json(path)
+    told = config_beside(path)
     shared = {"mlp_ratio": config.mlp_ratio, "num_heads": config.heads, "max_patch_size": config.base_patch_px}
     encoder = {**shared, "embedding_size": config.dim, "depth": config.depth}
     decoder = {**shared, "decoder_embedding_size": config.dim, "depth": config.decoder_depth}
-    for part, wanted, given in (
-        ("encoder", encoder, told.get("model", {}).get("encoder", {})),
-        ("decoder", decoder, told.get("model", {}).get("decoder", {})),
+    networks = told.get("model", {})
+    for part, wanted, said in (
+        ("encoder", encoder, networks.get("encoder", {})),
+        ("decoder", decoder, networks.get("decoder", {})),
         ("training", {**OBJECTIVE, "tau": config.tau}, told.get("training", {})),
     ):
-        if wrong := [key for key, value in wanted.items() if given.get(key, value) != value]:
-            raise WeightsError(
-                f"{path.name} beside the weights has {part} {wrong[0]} {given[wrong[0]]}, not the {wanted[wrong[0]]} "
-                f"of {name}; give the published folder of this very model"
-            )
+        hold_to(said, wanted, name=f"config.json beside {path.name} ({part})")
 
 
 def _check_statistics(path: Path) -> None:
     """Refuse a `normalization.json` with other numbers than the published models have."""
-    if not (told := _json(path)):
+    if not (told := config_beside(path, "normalization.json")):
         return
     given = told.get(str(len(BANDS) + 1), {})
     found = [given.get(key, [])[: len(BANDS)] for key in ("mean", "std")]
     wanted = np.array(list(STATISTICS.values())).T
     if np.shape(found) != wanted.shape or not np.allclose(found, wanted, rtol=1e-6):
         raise WeightsError(
-            f"{path.name} beside the weights is not that of the published Galileo, whose numbers are used; "
+            f"normalization.json beside {path.name} is not that of the published Galileo, whose numbers are used; "
             "remove it, or give the published folder"
         )
-
-
-def _json(path: Path) -> dict:
-    """Return what a file beside the weights says, nothing where there is none."""
-    try:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as cause:
-        raise WeightsError(f"{path.name} beside the weights is not JSON ({cause}); fetch it again") from cause

@@ -52,8 +52,8 @@ class OlmoEarthConfig:
     chip_px: int = 32
 
     def __post_init__(self) -> None:
-        assert 1 <= self.patch_px <= self.kernel_px, "patches are 1 to 8 px"
-        assert self.dim % 16 == 0, "codes take quarters of the width, and quarters of those"
+        if not 1 <= self.patch_px <= self.kernel_px or self.dim % 16:
+            raise ValueError(f"OlmoEarth takes patches of 1 to {self.kernel_px} px and widths in steps of 16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ from geoelle.models.weights import Remote, digest, load_strict, local_files, rea
 if TYPE_CHECKING:
     from geoelle.chips import Chips
 
-__all__ = ["BANDS", "CARDS", "CONFIGS", "Prithvi", "PrithviConfig", "PrithviNet", "load", "make"]
+__all__ = ["BANDS", "CARDS", "CONFIGS", "Prithvi", "PrithviConfig", "PrithviNet", "load", "make", "read"]
 
 BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
 """Upstream numbers them as Landsat does in HLS, B02 to B07; of Sentinel-2 they are B02, B03, B04, B8A, B11, B12."""

@@ -142,7 +142,7 @@ def _card(name: str, config: RemoteClipConfig) -> Card:
 
 CARDS = {name: _card(name, config) for name, config in CONFIGS.items()}
 
-_HINTS = {
+HINTS = {
     r"^visual\.layer1\.": "a CLIP with a ResNet image tower",
     r"^(vision_model|text_model)\.": "a CLIP in the layout of transformers; the published one is OpenCLIP's",
 }
@@ -155,17 +155,6 @@ def make(name: str, config: RemoteClipConfig, *, seed: int = 0) -> RemoteClip:
     return RemoteClip(net, _card(name, config), f"untrained-{seed}")
 
 
-def read(name: str, config: RemoteClipConfig, path: Path) -> RemoteClip:
-    """Return the network of this config with the weights of a file.
-
-    Raises: WeightsError.
-    """
-    state = state_of(read_checkpoint(path), name=path.name, strip=("module.", "model."))
-    net = on_meta(lambda: RemoteClipNet(config))
-    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints=_HINTS)
-    return RemoteClip(net, _card(name, config), digest([path]))
-
-
 def load(name: str, weights: str | None = None, *, seed: int = 0) -> RemoteClip:
     """Load the published weights, a local file of the same kind, or an untrained twin.
 
@@ -175,3 +164,14 @@ def load(name: str, weights: str | None = None, *, seed: int = 0) -> RemoteClip:
         return make(name, CONFIGS[name], seed=seed)
     (path,) = local_files(name, CARDS[name].files, weights).values()
     return read(name, CONFIGS[name], path)
+
+
+def read(name: str, config: RemoteClipConfig, path: Path) -> RemoteClip:
+    """Return the network of this config with the weights of a file.
+
+    Raises: WeightsError.
+    """
+    state = state_of(read_checkpoint(path), name=path.name, strip=("module.", "model."))
+    net = on_meta(lambda: RemoteClipNet(config))
+    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints=HINTS)
+    return RemoteClip(net, _card(name, config), digest([path]))

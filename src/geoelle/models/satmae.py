@@ -41,6 +41,7 @@ from geoelle.models.networks import (
 )
 from geoelle.models.weights import (
     Remote,
+    arguments_of,
     config_beside,
     digest,
     hold_to,
@@ -304,16 +305,12 @@ def read(name: str, config: SatMaeConfig, path: Path) -> SatMae:
     Raises: WeightsError (among others where the file says that it was trained with another count of heads).
     """
     checkpoint = read_checkpoint(path)
-    for where, told in ((path.name, _arguments(checkpoint)), (f"config.json beside {path.name}", config_beside(path))):
-        config = _as_told(config, told.get("config", told), where)
+    beside = config_beside(path)
+    config = _as_told(config, arguments_of(checkpoint), path.name)
+    config = _as_told(config, beside.get("config", beside), f"config.json beside {path.name}")
     net = on_meta(lambda: SatMaeNet(config))
     load_strict(net, state_of(checkpoint, name=path.name), name=path.name, ignore=net.IGNORED, hints=HINTS)
     return SatMae(net, _card(name, config), digest([path]))
-
-
-def _arguments(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of upstream's training script where the file has them."""
-    return vars(checkpoint["args"]) if hasattr(checkpoint.get("args"), "__dict__") else {}
 
 
 def _as_told(config: SatMaeConfig, told: dict[str, Any], where: str) -> SatMaeConfig:

@@ -27,7 +27,6 @@ An encoder without decoder, such as the one torchgeo loads, embeds and has no lo
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -39,7 +38,6 @@ from timm.models.vision_transformer import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.errors import CapabilityError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
     IMAGENET_MEAN,
@@ -54,7 +52,16 @@ from geoelle.models.networks import (
     sincos_2d,
     z_scores,
 )
-from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.weights import (
+    Remote,
+    arguments_of,
+    digest,
+    hold_to,
+    load_strict,
+    local_files,
+    read_checkpoint,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -273,10 +280,7 @@ class ScaleMae(Adapter):
         Raises: CapabilityError (the weights are an encoder alone), InputMismatch.
         """
         if self.card.target != "loss":
-            raise CapabilityError(
-                f"{self.card.name} has no true pretraining loss with these weights, an encoder alone; "
-                f"give {FULL.name}, which has the decoder"
-            )
+            raise self.encoder_alone()
         seen, masked = self.split(chips, hidden, visible)
         bands = {
             name: error.flatten(1).gather(1, masked)
@@ -385,8 +389,8 @@ def read(name: str, config: ScaleMaeConfig, path: Path) -> ScaleMae:
     checkpoint = read_checkpoint(path)
     state = state_of(checkpoint, name=path.name)
     whole = any(key.startswith(("decoder", "mask_token", "fpn.", "fcn")) for key in state)
-    said = vars(checkpoint["args"]) if isinstance(checkpoint.get("args"), Namespace) else {}
-    config = _honour(config, said, path.name)
+    said = arguments_of(checkpoint)
+    config = _as_told(config, said, path.name)
     net = on_meta(lambda: ScaleMaeNet(config, decoder=whole))
     load_strict(net, state, name=path.name, ignore=ScaleMaeNet.IGNORED, hints=HINTS)
     card = _card(name, config)
@@ -405,7 +409,7 @@ def read(name: str, config: ScaleMaeConfig, path: Path) -> ScaleMae:
     return ScaleMae(net, card, digest([path]))
 
 
-def _honour(config: ScaleMaeConfig, said: dict[str, Any], name: str) -> ScaleMaeConfig:
+def _as_told(config: ScaleMaeConfig, said: dict[str, Any], name: str) -> ScaleMaeConfig:
     """Return the config with what a file says of its training; refuse what this network does not do."""
     half = config.chip_px // 2
     sizes = {"input_size": half, "source_size": (half,), "target_size": (config.chip_px,)}
