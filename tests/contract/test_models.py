@@ -2,6 +2,8 @@
 
 import gc
 import math
+import re
+import sys
 import weakref
 from dataclasses import replace
 
@@ -47,6 +49,14 @@ def loss_of(model: Model, chips, masks: tuple[np.ndarray, np.ndarray]):
     return model.loss(chips, masks[0], masks[1]) if model.card.visible_ratio else model.loss(chips, masks[0])
 
 
+def forget_tables() -> None:
+    """Empty every cache of the modules of models."""
+    for name in [n for n in sys.modules if n.startswith("geoelle.models.")]:
+        for kept in vars(sys.modules[name]).values():
+            if hasattr(kept, "cache_clear"):
+                kept.cache_clear()
+
+
 @pytest.fixture(params=names())
 def model(request: pytest.FixtureRequest, device: str) -> Model:
     return small(request.param).to(device)
@@ -64,7 +74,8 @@ def test_card_is_complete(model: Model) -> None:
     assert card.name in list_models()
     for words in (card.title, card.reading, card.code_licence, card.weights_licence, card.source, card.citation):
         assert words
-    assert card.reading.endswith(".")
+    assert card.reading.endswith(".") and card.reading.count(". ") <= 1
+    assert card.target == "none" or card.reading.startswith("High: ")
     assert card.chip_px % card.patch_px == 0
     assert (card.chip_px - card.stride_px) % 2 == 0
     assert 0 < card.mask_ratio < 1
@@ -162,6 +173,30 @@ def test_hidden_pixels_do_not_reach_the_encoder(lossy: Model) -> None:
     far = np.ones((card.grid, card.grid), bool)
     far[:reach, :reach] = False
     np.testing.assert_allclose(after[0][far], before[0][far], rtol=1e-4)
+
+
+def test_masks_that_do_not_fit_are_refused(lossy: Model) -> None:
+    chips = make_chips(lossy.card, 2)
+    hidden, visible = (mask[:2] for mask in masks_of(lossy, chips))
+    flat, longer = hidden.reshape(2, -1, 1), np.concatenate([hidden, hidden[:1]])
+    for wrong in (flat, longer, hidden[..., :1], hidden[:, None], hidden.astype(int)):
+        with pytest.raises(ValueError, match=re.escape(f"not {wrong.shape} {wrong.dtype}")):
+            lossy.loss(chips, wrong)
+        with pytest.raises(ValueError, match=re.escape(f"not {wrong.shape} {wrong.dtype}")):
+            lossy.loss(chips, hidden, wrong)
+    with pytest.raises(ValueError, match="shows tokens that it hides"):
+        lossy.loss(chips, hidden, visible | hidden)
+
+
+def test_what_is_neither_hidden_nor_visible_is_not_seen(lossy: Model) -> None:
+    chips = make_chips(lossy.card, 1)
+    shape = (1, *lossy.card.mask_shape(chips))
+    third = np.arange(math.prod(shape)).reshape(shape) % 3
+    told, default = lossy.loss(chips, third == 0, third != 0), lossy.loss(chips, third == 0)
+    np.testing.assert_array_equal(told.error.cpu(), default.error.cpu())
+    few = lossy.loss(chips, third == 0, third == 1)
+    np.testing.assert_array_equal(np.isnan(few.error.cpu()), np.isnan(default.error.cpu()))
+    assert abs(float(few.total_b - default.total_b)) > 1e-6
 
 
 def test_missing_pixels(model: Model) -> None:
@@ -262,6 +297,16 @@ def test_half_precision_stays_close(model: Model, precision: str) -> None:
     assert (cosine > 0.999).all()
 
 
+def test_half_precision_leaves_nothing_behind(model: Model) -> None:
+    """What is computed once and kept must not be what autocast made of it."""
+    chips = make_chips(model.card, 2)
+    forget_tables()
+    before = embed_chips(chips, model).vectors_nd
+    forget_tables()
+    embed_chips(chips, model, precision="bf16")
+    np.testing.assert_array_equal(embed_chips(chips, model).vectors_nd, before)
+
+
 def test_a_twin_is_untrained_and_seeded(model: Model) -> None:
     name, chips = model.card.name, make_chips(model.card)
     make = (
@@ -287,6 +332,15 @@ def test_absent_weights_say_how_to_get_them(name: str, tmp_path, monkeypatch) ->
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=f"geoelle models pull {name}"):
         load_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("dinov2.base", "transformers"), ("remoteclip.vit-l-14", "open_clip.model")]
+)
+def test_an_absent_package_says_how_to_get_it(name: str, package: str, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(CapabilityError, match=rf"{package}.*pip install 'geoelle\[models\]'"):
+        small(name)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "missing", "wrong shape"])

@@ -8,8 +8,8 @@ import torch
 
 from geoelle.area import Addresses, Lattice
 from geoelle.chips import Chips
-from geoelle.models.networks import on_meta, split_order
-from geoelle.models.olmoearth import CONFIGS, GROUPS, OlmoEarth, OlmoEarthConfig, OlmoEarthNet, _card, month_of
+from geoelle.models.networks import months_of, on_meta, split_order
+from geoelle.models.olmoearth import CONFIGS, GROUPS, OlmoEarth, OlmoEarthConfig, OlmoEarthNet, _card
 from geoelle.models.weights import load_strict
 
 INPUTS = {"mask", "mask_joint"}
@@ -85,7 +85,7 @@ def compute(config: dict, arrays: dict[str, np.ndarray], weights: dict[str, np.n
     predicted = net.predict(inputs, seen, masked)
     place = np.array([[int((row == i).nonzero()) for i in wanted] for row, wanted in zip(masked, flat, strict=True)])
     return {
-        "timestamps": np.stack([day, month_of(chips.times_bt), year], axis=-1),
+        "timestamps": np.stack([day, months_of(chips.times_bt, "golden"), year], axis=-1),
         "model_input": np.moveaxis(inputs.pixels_btcyx.numpy(), (1, 2), (3, 4)),
         "patch_embed_first": upstream_order(net.encoder.patch_embeddings(first)),
         "target_first": upstream_order(net.target_encoder.patch_embeddings(first)),

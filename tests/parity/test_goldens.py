@@ -34,6 +34,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("golden", files, ids=lambda p: p.stem)
 
 
+def family_of(model: str | None, file: str) -> str:
+    """Return the module that knows a golden's model."""
+    for start, module in FAMILIES.items():
+        if model is not None and model.startswith(start):
+            return module
+    pytest.fail(f"{file} is of model {model!r}, which no family knows; these are known: {', '.join(FAMILIES)}")
+
+
+@pytest.mark.parametrize("model", ["terramind-v1", None])
+def test_a_golden_of_an_unknown_model_fails_and_says_so(model: str | None) -> None:
+    with pytest.raises(pytest.fail.Exception, match=rf"new\.npz is of model {model!r}.*known: clay-v1\.5, prithvi"):
+        family_of(model, "new.npz")
+
+
 def test_there_are_goldens(pytestconfig: pytest.Config) -> None:
     assert list(pytestconfig.goldens.glob("*.npz")), f"no .npz in {pytestconfig.goldens}; give --goldens DIR"
 
@@ -41,15 +55,15 @@ def test_there_are_goldens(pytestconfig: pytest.Config) -> None:
 def test_golden(golden: Path) -> None:
     with np.load(golden) as file:
         arrays = {name: file[name] for name in file.files}
+    assert "config" in arrays, f"{golden.name} holds no config, so it is no golden of a model"
     config = json.loads(str(arrays["config"]))
-    family = next((module for start, module in FAMILIES.items() if config["model"].startswith(start)), None)
-    assert family, f"{golden.name} is of model {config['model']!r}, which no family knows"
-    handler = importlib.import_module(family)
+    handler = importlib.import_module(family_of(config.get("model"), golden.name))
     weights = fill(config["shapes"], config["seed"], config["weight_scale"])
     assert digest(weights) == config["weights_sha256"], "the stand-in weights are not those of the golden"
     found = handler.compute(config, arrays, weights)
     left_out = set(arrays) - COMMON_INPUTS - handler.INPUTS - set(found)
     assert not left_out, f"nobody computes {sorted(left_out)}"
+    assert set(arrays) & set(found), f"{golden.name} holds inputs alone: there is nothing to compare"
     wrong = {}
     for name in sorted(set(arrays) & set(found)):
         ours, theirs = np.asarray(found[name]), arrays[name]

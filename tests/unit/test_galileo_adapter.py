@@ -267,10 +267,13 @@ def _no_json(folder: Path) -> None:
         (_truncated, r"cannot read weights target_encoder\.pt"),
         (_another_model, r"encoder\.pt is Presto"),
         (_without_a_tensor, r"encoder\.pt lacks 1 tensor \(space_embed\.DW\.proj\.weight\)"),
-        (_other_heads, r"config\.json beside the weights has encoder num_heads 16, not the 2 of galileo\.nano"),
-        (_other_objective, r"has training loss_type MAE, not the patch_disc"),
-        (_other_statistics, r"normalization\.json beside the weights is not that of the published Galileo"),
-        (_no_json, r"config\.json beside the weights is not JSON"),
+        (
+            _other_heads,
+            r"config\.json beside encoder\.pt \(encoder\) says num_heads is 16, not 2; give the published file",
+        ),
+        (_other_objective, r"\(training\) says loss_type is MAE, not patch_disc"),
+        (_other_statistics, r"normalization\.json beside encoder\.pt is not that of the published Galileo"),
+        (_no_json, r"config\.json is no JSON"),
     ],
 )
 def test_wrong_files_say_what_they_are(damage, told: str, model: Galileo, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from geoelle.area import Addresses, Lattice
 from geoelle.errors import InputMismatch, WeightsError
-from geoelle.models.olmoearth import CARDS, CONFIGS, GROUPS, OlmoEarth, OlmoEarthConfig, from_file, load, make, month_of
+from geoelle.models.networks import months_of
+from geoelle.models.olmoearth import CARDS, CONFIGS, GROUPS, OlmoEarth, OlmoEarthConfig, load, make, read
 from geoelle.models.olmoearth_net import _codes
 from small import make_chips
 
@@ -60,7 +61,7 @@ def test_a_published_file_is_loaded_whatever_wraps_it(wrapped: str, tiny: OlmoEa
         "model": {"model": state},
         "prefix": {f"model.{k}": v for k, v in state.items()},
     }[wrapped]
-    found = from_file(NAME, TINY, saved(content, tmp_path / "weights.pth"))
+    found = read(NAME, TINY, saved(content, tmp_path / "weights.pth"))
     chips = make_chips(tiny.card, 2)
     assert torch.equal(found.encode(chips).patch_bhwd, tiny.encode(chips).patch_bhwd)
     hidden = half(tiny, chips)
@@ -96,7 +97,7 @@ def test_another_file_says_what_it_is(change: dict, told: str, state: dict, tmp_
         if shape is not None:
             state[key] = torch.zeros(shape)
     with pytest.raises(WeightsError, match=told) as caught:
-        from_file(NAME, TINY, saved(state, tmp_path / "weights.pth"))
+        read(NAME, TINY, saved(state, tmp_path / "weights.pth"))
     assert str(caught.value).startswith("weights.pth")
 
 
@@ -106,14 +107,14 @@ def test_another_file_says_what_it_is(change: dict, told: str, state: dict, tmp_
 def test_a_file_without_its_decoder_or_targets_is_named(parts: tuple, told: str, state: dict, tmp_path: Path):
     state = {key: value for key, value in state.items() if key.split(".")[0] in parts}
     with pytest.raises(WeightsError, match=rf"weights\.pth lacks the whole {told}; give the published file"):
-        from_file(NAME, TINY, saved(state, tmp_path / "weights.pth"))
+        read(NAME, TINY, saved(state, tmp_path / "weights.pth"))
 
 
 def test_a_truncated_file_is_refused(state: dict, tmp_path: Path):
     path = saved(state, tmp_path / "weights.pth")
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(WeightsError, match=r"cannot read weights weights\.pth"):
-        from_file(NAME, TINY, path)
+        read(NAME, TINY, path)
 
 
 # --- inputs
@@ -141,7 +142,7 @@ def test_bands_go_to_their_own_place_whatever_their_order(tiny: OlmoEarth):
 
 def test_months_count_from_zero():
     times = np.array(["1969-12-31T23:59:59", "2020-01-01", "2024-02-29", "2021-12-31"], "datetime64[s]")
-    assert month_of(times).tolist() == [11, 0, 1, 11]
+    assert months_of(times, "olmoearth").tolist() == [11, 0, 1, 11]
 
 
 def test_a_frame_without_a_time_is_refused(tiny: OlmoEarth):

@@ -78,7 +78,7 @@ def test_sizes_that_the_file_tells_are_honoured(tmp_path: Path) -> None:
     ],
 )
 def test_arguments_of_another_satclip_are_refused(word: str, value: object, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=f"another SatCLIP: {word} is {value!r}"):
+    with pytest.raises(WeightsError, match=rf"\.ckpt says {word} is {value}, not "):
         read(NAME, SMALL, write(tmp_path, lightning(**{word: value})))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geoelle.errors import CapabilityError, InputMismatch
+from geoelle.models.networks import split_order
 from geoelle.models.weights import Remote
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ __all__ = ["Adapter", "Card", "Loss", "Model", "Tokens"]
 class Card:
     """State everything a caller must know about a model; data only.
 
-    `reading` says in one sentence what a high value means; legends print it. `mask_axes` names the axes that the
-    pretraining mask runs over, in this order: t frames, g band groups, h and w patches. `additive` is true when the
-    loss of a chip is the plain mean of its token errors, so that patches without valid pixels can leave it exactly.
+    `reading` says in a sentence or two what a high value means on the ground; legends print it. `mask_axes` names the
+    axes that the pretraining mask runs over, in this order: t frames, g band groups, h and w patches. `additive` is
+    true when the loss of a chip is the plain mean of its token errors, so that patches without valid pixels can leave
+    it exactly.
     """
 
     name: str
@@ -54,7 +56,7 @@ class Card:
     mask_axes: tuple[str, ...] = ("h", "w")
     additive: bool = True
     needs: tuple[str, ...] = ()
-    """Inputs besides pixels: any of `time`, `lonlat`, `gsd`, `wavelength`."""
+    """Inputs besides pixels: any of `time`, `lonlat`, `gsd`, `wavelength`, `sensor`."""
     reading: str
     code_licence: str
     weights_licence: str
@@ -172,7 +174,7 @@ class Model(Protocol):
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective where `hidden` (bool: b, then `card.mask_axes`) is what the encoder may not see.
 
-        `visible` is what it does see, by default all that is not hidden; models with `card.visible_ratio` need it.
+        `visible` is what it does see, by default all that is not hidden; what is neither is not seen and not scored.
         """
         ...
 
@@ -209,6 +211,13 @@ class Adapter:
         other = known.get(self.card.target, f"the proxy {self.card.target!r} can be computed instead")
         raise CapabilityError(f"{self.card.name} has no true pretraining loss with these weights; {other}")
 
+    def encoder_alone(self) -> CapabilityError:
+        """Return the error of a loss that is asked of weights without the decoder."""
+        return CapabilityError(
+            f"{self.card.name} has no true pretraining loss with these weights, an encoder alone; "
+            f"give {self.card.files[0].name}, which has the decoder"
+        )
+
     def proxy(self, chips: Chips) -> Tensor:
         """Refuse: this model has no proxy.
 
@@ -221,3 +230,20 @@ class Adapter:
         self.card.check(chips)
         chosen = chips.pixels_btcyx[:, :, [chips.bands.index(band) for band in bands]]
         return torch.from_numpy(np.ascontiguousarray(chosen)).to(self.device).double()
+
+    def split(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Return int64 (b, visible) and (b, hidden): flat indices of the tokens seen, and of those hidden.
+
+        Raises: ValueError (a mask of another shape or type, tokens seen that are hidden, chips of unlike counts).
+        """
+        shape = (len(chips), *self.card.mask_shape(chips))
+        for mask in (hidden, visible):
+            if mask is not None and (mask.shape != shape or mask.dtype != bool):
+                axes = ", ".join(("b", *self.card.mask_axes))
+                raise ValueError(f"{self.card.name} takes bool masks {shape} ({axes}), not {mask.shape} {mask.dtype}")
+        seen, masked = split_order(hidden, self.device)
+        if visible is None:
+            return seen, masked
+        if (hidden & visible).any():
+            raise ValueError(f"a mask for {self.card.name} shows tokens that it hides; make visible a part of ~hidden")
+        return split_order(visible, self.device)[1], masked

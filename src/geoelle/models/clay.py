@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.clay_net import META, ClayConfig, ClayNet, Inputs, Statistics
-from geoelle.models.networks import draw_weights, gather_tokens, on_meta, patchify, scatter_error, split_order
+from geoelle.models.networks import draw_weights, gather_tokens, on_meta, patchify, scatter_error, z_scores
 from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -221,9 +221,8 @@ class Clay(Adapter):
         rows = [i for i, band in enumerate(sensor.bands) if band in chips.bands]
         bands = tuple(sensor.bands[i] for i in rows)
         numbers = (self.pixels(chips, bands)[:, 0] - sensor.offset) / sensor.scale
-        mean, std = (numbers.new_tensor(values)[rows, None, None] for values in (sensor.mean, sensor.std))
         return Inputs(
-            pixels_bcyx=((numbers - mean) / std).float(),
+            pixels_bcyx=z_scores(numbers, [sensor.mean[i] for i in rows], [sensor.std[i] for i in rows]),
             bands=bands,
             wavelength_um=tuple(sensor.wavelength_um[i] for i in rows),
             gsd_m=float(chips.addresses.lattice.gsd_m),
@@ -256,14 +255,14 @@ class Clay(Adapter):
         Raises: CapabilityError (a file without the decoder), InputMismatch (the teacher lacks a colour).
         """
         if not self.net.config.has_decoder:
-            return super().loss(chips, hidden, visible)
+            raise self.encoder_alone()
         config, x = self.net.config, self.inputs(chips)
         if config.has_teacher and (missing := [band for band in x.sensor.colours if band not in x.bands]):
             raise InputMismatch(
                 f"the loss of {self.card.name} shows {', '.join(x.sensor.colours)} to a teacher, and the chips lack "
                 f"{', '.join(missing)}; add them, or only embed"
             )
-        seen, masked = split_order(hidden, x.pixels_bcyx.device)
+        seen, masked = self.split(chips, hidden, visible)
         encoded = self.net.encoder(x, seen)
         predicted = self.net.decoder(encoded, x, seen, masked)
         truth = gather_tokens(patchify(x.pixels_bcyx, config.patch_px, "cpq"), masked)
@@ -287,7 +286,7 @@ class Clay(Adapter):
 
 # --- weights
 
-_HINTS = {
+HINTS = {
     r"latlon_embedding|band_encoding": "a file of Clay v0",
     r"^mrl\.": "a Clay trained with Matryoshka heads",
 }
@@ -323,7 +322,7 @@ def read(name: str, config: ClayConfig, path: Path) -> Clay:
     parts = {key.split(".", 1)[0] for key in state}
     decoder = "decoder" in parts
     config = replace(
-        _as_trained(config, checkpoint.get("hyper_parameters"), path.name),
+        _as_told(config, checkpoint.get("hyper_parameters"), path.name),
         has_decoder=decoder,
         has_teacher=decoder and "teacher" in parts,
     )
@@ -331,11 +330,11 @@ def read(name: str, config: ClayConfig, path: Path) -> Clay:
         raise WeightsError(f"{path.name} has a teacher without registers, as Clay v1.0; give a file of {name}")
     net = on_meta(lambda: ClayNet(config))
     spare = "" if config.has_teacher else r"^proj\." if decoder else r"^(proj|teacher)\."
-    load_strict(net, state, name=path.name, ignore=spare, hints=_HINTS)
+    load_strict(net, state, name=path.name, ignore=spare, hints=HINTS)
     return Clay(net, _card(name, config), digest([path]))
 
 
-def _as_trained(config: ClayConfig, said: Any, name: str) -> ClayConfig:
+def _as_told(config: ClayConfig, said: Any, name: str) -> ClayConfig:
     """Return the config with the mask ratio the file says it was trained with; refuse another objective or patch."""
     if not isinstance(said, Mapping):
         return config

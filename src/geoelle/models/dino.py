@@ -33,7 +33,15 @@ import torch
 from torch import Tensor, nn
 
 from geoelle.models.base import Adapter, Card, Tokens
-from geoelle.models.networks import as_picture, draw_weights, on_meta
+from geoelle.models.networks import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    as_picture,
+    draw_weights,
+    needs_extra,
+    on_meta,
+    z_scores,
+)
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -60,8 +68,8 @@ class DinoConfig:
     """Tokens between CLS and the patches that belong to no place."""
     rope_base: float = 100.0
     norm_eps: float = 1e-6
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     white: float = 0.3
     """Reflectance that is shown as full brightness."""
 
@@ -102,8 +110,12 @@ class _Rotary(nn.Module):
 
 
 def _vit(config: DinoConfig) -> nn.Module:
-    """Return the network of transformers."""
-    from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+    """Return the network of transformers.
+
+    Raises: CapabilityError (it is not installed).
+    """
+    with needs_extra("DINO"):
+        from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
     shape: dict[str, Any] = {
         "hidden_size": config.dim,
@@ -172,8 +184,7 @@ class Dino(Adapter):
         """Return (b, 3, y, x) float32: red, green, blue as brightness, less the mean, over the deviation."""
         config = self.net.config
         picture = as_picture(self.pixels(chips, BANDS)[:, 0], chips.sensor, config.white, name=self.card.name)
-        mean, std = (picture.new_tensor(v)[:, None, None] for v in (config.mean, config.std))
-        return ((picture - mean) / std).float()
+        return z_scores(picture, config.mean, config.std)
 
     @torch.inference_mode()
     def encode(self, chips: Chips) -> Tokens:
@@ -248,13 +259,13 @@ def _card(name: str, config: DinoConfig) -> Card:
 
 CARDS = {name: _card(name, config) for name, config in CONFIGS.items()}
 
-_HINTS = {
+HINTS = {
     r"^(dinov2\.)?classifier\.": "a fine-tuned classifier",
     r"^blocks\.\d+\.": "in the layout of the original repository or of timm; the hub file is the one of transformers",
     r"\.mlp\.(weights_in|gate_proj)\.": "a larger DINO, whose blocks are gated",
     r"^stages\.": "a ConvNeXt DINO",
 }
-_HINTS_OF = {
+HINTS_OF = {
     2: {
         "register_tokens$": "DINOv2 with registers, or DINOv3",
         r"\.q_proj\.": "in the spelling transformers 5 has in memory; write it with save_pretrained",
@@ -273,17 +284,6 @@ def make(name: str, config: DinoConfig, *, seed: int = 0) -> Dino:
     return Dino(net, _card(name, config), f"untrained-{seed}")
 
 
-def read(name: str, config: DinoConfig, path: Path) -> Dino:
-    """Return the network of this config with the weights of a file.
-
-    Raises: WeightsError.
-    """
-    state = state_of(read_checkpoint(path), name=path.name, strip=("module.", "dinov2."))
-    net = on_meta(lambda: DinoNet(config))
-    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints={**_HINTS, **_HINTS_OF[config.version]})
-    return Dino(net, _card(name, config), digest([path]))
-
-
 def load(name: str, weights: str | None = None, *, seed: int = 0) -> Dino:
     """Load the published weights, a local file of the same kind, or an untrained twin.
 
@@ -293,3 +293,14 @@ def load(name: str, weights: str | None = None, *, seed: int = 0) -> Dino:
         return make(name, CONFIGS[name], seed=seed)
     (path,) = local_files(name, CARDS[name].files, weights).values()
     return read(name, CONFIGS[name], path)
+
+
+def read(name: str, config: DinoConfig, path: Path) -> Dino:
+    """Return the network of this config with the weights of a file.
+
+    Raises: WeightsError.
+    """
+    state = state_of(read_checkpoint(path), name=path.name, strip=("module.", "dinov2."))
+    net = on_meta(lambda: DinoNet(config))
+    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints={**HINTS, **HINTS_OF[config.version]})
+    return Dino(net, _card(name, config), digest([path]))

@@ -37,13 +37,13 @@ from torch.nn import functional as F
 from geoelle.errors import CapabilityError, InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.dofa_net import Channel, DofaConfig, DofaNet
-from geoelle.models.networks import draw_weights, on_meta, scatter_error, split_order
+from geoelle.models.networks import draw_weights, on_meta, scatter_error, z_scores
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
 
-__all__ = ["CARDS", "CONFIGS", "COPIES", "TORCHGEO", "Dofa", "DofaConfig", "DofaNet", "load", "make"]
+__all__ = ["CARDS", "CONFIGS", "COPIES", "TORCHGEO", "Dofa", "DofaConfig", "DofaNet", "load", "make", "read"]
 
 PROXY = "dofa-distill"
 
@@ -55,11 +55,8 @@ CONFIGS = {
 
 def eight_bit(pixels_bcyx: Tensor, channels: tuple[Channel, ...]) -> Tensor:
     """Return the numbers 0 to 255 that pretraining's images would hold for these pixels, not rounded."""
-    return (pixels_bcyx * _column(pixels_bcyx, [c.gain for c in channels])).clamp(0, 255)
-
-
-def _column(like: Tensor, values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    gain = pixels_bcyx.new_tensor([c.gain for c in channels])[:, None, None]
+    return (pixels_bcyx * gain).clamp(0, 255)
 
 
 class Dofa(Adapter):
@@ -88,8 +85,8 @@ class Dofa(Adapter):
             names = ", ".join(c.name for c in known)
             raise InputMismatch(f"{self.card.name} takes of sensor {chips.sensor} {names}; the chips have none of them")
         x = eight_bit(self.pixels(chips, [c.name for c in channels])[:, 0], channels)
-        x = (x - _column(x, [c.mean for c in channels])) / _column(x, [c.std for c in channels])
-        return x.float(), tuple(c.wavelength_um for c in channels)
+        x = z_scores(x, [c.mean for c in channels], [c.std for c in channels])
+        return x, tuple(c.wavelength_um for c in channels)
 
     @torch.inference_mode()
     def encode(self, chips: Chips) -> Tokens:
@@ -111,7 +108,7 @@ class Dofa(Adapter):
         if not self.net.config.decoder:
             return super().loss(chips, hidden, visible)
         x, waves = self._input(chips)
-        seen, masked = split_order(hidden, x.device)
+        seen, masked = self.split(chips, hidden, visible)
         error = self.net.errors(x, waves, seen, masked)
         terms = {"mim": error.mean(dim=1)}
         if self.net.config.teacher_depth:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.models.networks import patchify, place_codes, sincos_1d
+from geoelle.models.networks import blocks, fill_masked, gather_tokens, patchify, place_codes, sincos_1d, standardise
 
 __all__ = ["SENSORS", "Channel", "DofaConfig", "DofaNet", "resized"]
 
@@ -169,24 +169,19 @@ class DofaNet(nn.Module):
         super().__init__()
         self.config = config
         norm = partial(nn.LayerNorm, eps=config.eps)
-
-        def blocks(dim: int, heads: int, depth: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                Block(dim, heads, config.mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
-            )
-
+        more = {"mlp_ratio": config.mlp_ratio, "eps": config.eps}
         dim, table = config.dim, config.table_px // config.patch_px
         self.patch_embed = WavePatches(config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + table**2, dim))
-        self.blocks = blocks(dim, config.heads, config.depth)
+        self.blocks = blocks(dim, config.heads, config.depth, **more)
         self.norm = norm(dim, elementwise_affine=config.extras)
         if config.extras:
             self.projector = nn.Linear(dim, dim)
             self.mask_token = nn.Parameter(torch.empty(1, 1, config.decoder_dim))
         if config.decoder:
             self.decoder_embed = nn.Linear(dim, config.decoder_dim)
-            self.decoder_blocks = blocks(config.decoder_dim, config.decoder_heads, config.decoder_depth)
+            self.decoder_blocks = blocks(config.decoder_dim, config.decoder_heads, config.decoder_depth, **more)
             self.decoder_norm = norm(config.decoder_dim)
             self.decoder_pred = WavePixels(config)
         if config.teacher_depth:
@@ -204,16 +199,11 @@ class DofaNet(nn.Module):
 
     def raw(self, pixels_bcyx: Tensor, waves_um: tuple[float, ...]) -> Tensor:
         """Return (b, 1 + n, d): tokens after the last block, not normalised, CLS first."""
-        x, _ = self.start(pixels_bcyx, waves_um)
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self.blocks(self.start(pixels_bcyx, waves_um)[0])
 
     def views(self, pixels_b3yx: Tensor, waves_um: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         """Return (b, d) twice: the student's projected mean token before its last block, and the teacher's."""
-        x, _ = self.start(pixels_b3yx, waves_um)
-        for block in self.blocks[:-1]:
-            x = block(x)
+        x = self.blocks[:-1](self.start(pixels_b3yx, waves_um)[0])
         [(places, prefix)] = self.teacher.forward_intermediates(
             pixels_b3yx, indices=[self.config.teacher_depth - 2], norm=False, stop_early=True,
             return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True,
@@ -223,29 +213,20 @@ class DofaNet(nn.Module):
     def predict(self, pixels_bcyx: Tensor, waves_um: tuple[float, ...], seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, e): the decoder's output at the hidden places."""
         x, waves_ck = self.start(pixels_bcyx, waves_um)
-        x = torch.cat([x[:, :1], _take(x[:, 1:], seen_bv)], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        x = self.decoder_embed(self.norm(x))
-        b, n, grid = len(x), seen_bv.shape[1] + hidden_bm.shape[1], pixels_bcyx.shape[-1] // self.config.patch_px
-        places = self.mask_token.to(x.dtype).expand(b, n, -1)
-        places = places.scatter(1, seen_bv[..., None].expand(-1, -1, x.shape[-1]), x[:, 1:])
+        x = torch.cat([x[:, :1], gather_tokens(x[:, 1:], seen_bv)], dim=1)
+        x = self.decoder_embed(self.norm(self.blocks(x)))
+        grid = pixels_bcyx.shape[-1] // self.config.patch_px
+        places = fill_masked(x[:, 1:], seen_bv, self.mask_token, grid * grid)
         x = torch.cat([x[:, :1], places], dim=1) + place_codes(x.shape[-1], grid, grid, x.device)
-        for block in self.decoder_blocks:
-            x = block(x)
-        return self.decoder_pred(_take(self.decoder_norm(x)[:, 1:], hidden_bm), waves_ck)
+        x = self.decoder_norm(self.decoder_blocks(x))[:, 1:]
+        return self.decoder_pred(gather_tokens(x, hidden_bm), waves_ck)
 
     def errors(self, pixels_bcyx: Tensor, waves_um: tuple[float, ...], seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m): the squared error of each hidden patch."""
-        truth = _take(patchify(pixels_bcyx, self.config.patch_px), hidden_bm)
+        truth = gather_tokens(patchify(pixels_bcyx, self.config.patch_px), hidden_bm)
         if self.config.norm_pix:
-            variance, mean = torch.var_mean(truth, dim=-1, keepdim=True)
-            truth = (truth - mean) / (variance + 1e-6).sqrt()
+            truth = standardise(truth)
         return (self.predict(pixels_bcyx, waves_um, seen_bv, hidden_bm) - truth).square().mean(dim=-1)
-
-
-def _take(x_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    return x_bnd.gather(1, index_bm[..., None].expand(-1, -1, x_bnd.shape[-1]))
 
 
 @lru_cache(maxsize=64)

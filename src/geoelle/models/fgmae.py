@@ -26,21 +26,21 @@ Files named `_enc` are the encoder alone; they embed and have no loss.
 from __future__ import annotations
 
 import math
-from argparse import Namespace
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import Block, PatchEmbed
+from timm.models.vision_transformer import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.errors import CapabilityError, WeightsError
+from geoelle.errors import WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
+    blocks,
     draw_weights,
     fill_masked,
     gather_tokens,
@@ -48,10 +48,18 @@ from geoelle.models.networks import (
     patchify,
     place_codes,
     scatter_error,
-    split_order,
     standardise,
 )
-from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.weights import (
+    Remote,
+    arguments_of,
+    digest,
+    hold_to,
+    load_strict,
+    local_files,
+    read_checkpoint,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -154,21 +162,19 @@ class FgMaeNet(nn.Module):
         super().__init__()
         self.config = config
         bands, patch = len(config.bands), config.patch_px
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        block = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid**2, config.dim))
         self.patch_embed = PatchEmbed(img_size=config.chip_px, patch_size=patch, in_chans=bands, embed_dim=config.dim)
-        self.blocks = nn.ModuleList(block(config.dim, config.heads) for _ in range(config.depth))
-        self.norm = norm(config.dim)
+        self.blocks = blocks(config.dim, config.heads, config.depth)
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         if not decoder:
             return
         dim = config.decoder_dim
         self.decoder_embed = nn.Linear(config.dim, dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         self.decoder_pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid**2, dim))
-        self.decoder_blocks = nn.ModuleList(block(dim, config.decoder_heads) for _ in range(config.decoder_depth))
-        self.decoder_norm = norm(dim)
+        self.decoder_blocks = blocks(dim, config.decoder_heads, config.decoder_depth)
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
         self.decoder_pred = nn.Linear(dim, bands * BINS * 4)
         if config.indices:
             self.decoder_pred2 = nn.Linear(dim, patch**2 * len(INDICES))
@@ -179,18 +185,14 @@ class FgMaeNet(nn.Module):
         if visible_bv is not None:
             x = gather_tokens(x, visible_bv)
         x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
     def predict(self, image_bcyx: Tensor, visible_bv: Tensor, masked_bm: Tensor) -> dict[str, Tensor]:
         """Return the decoder's output for every target at the masked patches, (b, m, values)."""
         seen = self.decoder_embed(self.encode(image_bcyx, visible_bv))
         places = fill_masked(seen[:, 1:], visible_bv, self.mask_token, self.config.grid**2)
         x = torch.cat([seen[:, :1], places], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            x = block(x)
-        x = self.decoder_norm(gather_tokens(x[:, 1:], masked_bm))
+        x = self.decoder_norm(gather_tokens(self.decoder_blocks(x)[:, 1:], masked_bm))
         out = {"hog": self.decoder_pred(x).float()}
         if self.config.indices:
             out["ndi"] = self.decoder_pred2(x).float()
@@ -238,11 +240,8 @@ class FgMae(Adapter):
         Raises: CapabilityError (the weights are an encoder alone).
         """
         if self.card.target != "loss":
-            raise CapabilityError(
-                f"{self.card.name} has no true pretraining loss with these weights, an encoder alone; "
-                f"give {FULL.name}, which has the decoder"
-            )
-        seen, masked = split_order(hidden, self.device)
+            raise self.encoder_alone()
+        seen, masked = self.split(chips, hidden, visible)
         terms = self.net.errors(self.levels(chips), seen, masked)
         error = torch.stack([*terms.values()]).sum(0)
         return Loss(
@@ -338,7 +337,7 @@ def read(name: str, config: FgMaeConfig, path: Path) -> FgMae:
     if first is not None and first.ndim == 4 and first.shape[1] != len(config.bands):
         kind = {2: "the FG-MAE of Sentinel-1", 3: "a model of RGB"}.get(first.shape[1], "another model")
         raise WeightsError(f"{path.name} takes {first.shape[1]} bands: it is {kind}; {name} takes {len(config.bands)}")
-    config = _honour(config, checkpoint.get("args"), path.name)
+    config = _as_told(config, arguments_of(checkpoint), path.name)
     whole = any(key.startswith(("decoder", "mask_token")) for key in state)
     net = on_meta(lambda: FgMaeNet(config, decoder=whole))
     load_strict(net, state, name=path.name, ignore=FgMaeNet.IGNORED, hints=HINTS)
@@ -349,9 +348,8 @@ def read(name: str, config: FgMaeConfig, path: Path) -> FgMae:
     return FgMae(net, card, digest([path]))
 
 
-def _honour(config: FgMaeConfig, args: object, name: str) -> FgMaeConfig:
+def _as_told(config: FgMaeConfig, said: dict[str, Any], name: str) -> FgMaeConfig:
     """Return the config with the mask ratio a file says it was trained with; refuse another objective or size."""
-    said: dict[str, Any] = vars(args) if isinstance(args, Namespace) else {}
     fixed = {
         "feature": "hog+ndi" if config.indices else "hog",
         "hog_norm": True,

@@ -16,7 +16,6 @@ keys where integers are looked up: then a chip's embedding is another one (cosin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,8 +30,26 @@ from torch.nn import functional as F
 
 from geoelle.errors import CapabilityError, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, month_codes, months_of, ndvi, on_meta, scatter_error, split_order
-from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.networks import (
+    discriminate,
+    draw_weights,
+    gather_tokens,
+    month_codes,
+    months_of,
+    ndvi,
+    on_meta,
+    scatter_error,
+)
+from geoelle.models.weights import (
+    Remote,
+    config_beside,
+    digest,
+    hold_to,
+    load_strict,
+    local_files,
+    read_checkpoint,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -148,7 +165,7 @@ def _resizing(base: int, patch: int, device: torch.device) -> Tensor:
 
     The pseudo-inverse of bicubic shrinking: of all weights, those whose projection changes least when a patch shrinks.
     """
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         pixels = torch.eye(base * base).view(-1, 1, base, base)
         small = F.interpolate(pixels, (patch, patch), mode="bicubic", antialias=True).flatten(1)
         return torch.linalg.pinv(small).T.contiguous().to(device)
@@ -252,7 +269,7 @@ class Encoder(Coded):
     def forward(self, groups: Mapping[str, Tensor], months_bt: Tensor, seen_bv: Tensor | None = None) -> Tensor:
         """Return (b, n or v, d): tokens, of which only those at `seen_bv` exist where it is given."""
         x = self.project(groups) + self.codes(list(groups), months_bt)
-        x = x if seen_bv is None else _take(x, seen_bv)
+        x = x if seen_bv is None else gather_tokens(x, seen_bv)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -270,8 +287,8 @@ class Decoder(Coded):
 
     def forward(self, encoded_bvd: Tensor, codes_bnd: Tensor, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, d): the target predicted for every hidden token."""
-        y = self.encoder_to_decoder_embed(self.input_norm(encoded_bvd)) + _take(codes_bnd, seen_bv)
-        x = self.mask_token + _take(codes_bnd, hidden_bm)
+        y = self.encoder_to_decoder_embed(self.input_norm(encoded_bvd)) + gather_tokens(codes_bnd, seen_bv)
+        x = self.mask_token + gather_tokens(codes_bnd, hidden_bm)
         for block in self.blocks:
             x = block(x, y)
         return self.to_output_embed(self.norm(x))
@@ -300,16 +317,6 @@ class GalileoNet(nn.Module):
     def targets(self, groups: Mapping[str, Tensor]) -> Tensor:
         """Return (b, n, d): the target of every token."""
         return self.target_encoder.norm(self.target_encoder.project(groups))
-
-
-def _take(tokens_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    return tokens_bnd.gather(1, index_bm[..., None].expand(-1, -1, tokens_bnd.shape[-1]))
-
-
-def discriminate(predicted_bmd: Tensor, target_bmd: Tensor, tau: float) -> Tensor:
-    """Return (b, m): cross entropy of telling each target from the others of its chip, times 2 tau."""
-    logits = F.normalize(predicted_bmd, dim=-1) @ F.normalize(target_bmd, dim=-1).transpose(1, 2) / tau
-    return (logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)) * (2 * tau)
 
 
 class Galileo(Adapter):
@@ -348,11 +355,9 @@ class Galileo(Adapter):
                 "second_decoder.pt to their folder"
             )
         groups, months = self.inputs(chips)
-        masked = split_order(hidden, months.device)[1]
-        seen = split_order(~hidden if visible is None else visible, months.device)[1]
-        predicted = self.net.predict(groups, months, seen, masked).float()
-        target = _take(self.net.targets(groups).float(), masked)
-        error_bm = discriminate(predicted, target, self.net.config.tau)
+        seen, masked = self.split(chips, hidden, visible)
+        predicted, tau = self.net.predict(groups, months, seen, masked), self.net.config.tau
+        error_bm = discriminate(predicted, gather_tokens(self.net.targets(groups), masked), tau) * (2 * tau)
         total = error_bm.mean(dim=1)
         return Loss(total_b=total, terms={"patch_disc": total}, error=scatter_error(error_bm, masked, hidden.shape))
 
@@ -434,6 +439,8 @@ def _card(name: str, config: GalileoConfig) -> Card:
             "to 8 px, 4 to 12 of them a side",
             "pretrained on Sentinel-2 L1C and Sentinel-1 GRD sigma0, monthly, 3 to 12 frames; surface reflectance, "
             "gamma0, single dates and more than 12 frames are further from it",
+            "the value grows with the logarithm of the hidden tokens: compare chips of as many frames and band groups",
+            "patches without valid pixels leave the mean, yet their targets stay among those to choose from",
         ),
     )
 
@@ -467,9 +474,8 @@ def read(name: str, config: GalileoConfig, weights: str | None = None) -> Galile
     found = {path.name: path for path in local_files(name, _FILES[name], weights).values()}
     if "encoder.pt" not in found:  # one file, under another name
         found = {"encoder.pt": next(iter(found.values()))}
-    folder = found["encoder.pt"].parent
-    _check_config(folder / "config.json", name, config)
-    _check_statistics(folder / "normalization.json")
+    _check_config(found["encoder.pt"], config)
+    _check_statistics(found["encoder.pt"])
     decodes = {"target_encoder.pt", "second_decoder.pt"} <= set(found)
     net = on_meta(lambda: GalileoNet(config, decodes=decodes))
     parts = {
@@ -496,41 +502,30 @@ def _load_part(part: nn.Module, path: Path) -> None:
     load_strict(part, state, name=path.name, ignore=GalileoNet.IGNORED, hints=foreign)
 
 
-def _check_config(path: Path, name: str, config: GalileoConfig) -> None:
+def _check_config(path: Path, config: GalileoConfig) -> None:
     """Refuse a `config.json` of another network, or of an objective that is not computed here."""
-    told = _json(path)
+    told = config_beside(path)
     shared = {"mlp_ratio": config.mlp_ratio, "num_heads": config.heads, "max_patch_size": config.base_patch_px}
     encoder = {**shared, "embedding_size": config.dim, "depth": config.depth}
     decoder = {**shared, "decoder_embedding_size": config.dim, "depth": config.decoder_depth}
-    for part, wanted, given in (
-        ("encoder", encoder, told.get("model", {}).get("encoder", {})),
-        ("decoder", decoder, told.get("model", {}).get("decoder", {})),
+    networks = told.get("model", {})
+    for part, wanted, said in (
+        ("encoder", encoder, networks.get("encoder", {})),
+        ("decoder", decoder, networks.get("decoder", {})),
         ("training", {**OBJECTIVE, "tau": config.tau}, told.get("training", {})),
     ):
-        if wrong := [key for key, value in wanted.items() if given.get(key, value) != value]:
-            raise WeightsError(
-                f"{path.name} beside the weights has {part} {wrong[0]} {given[wrong[0]]}, not the {wanted[wrong[0]]} "
-                f"of {name}; give the published folder of this very model"
-            )
+        hold_to(said, wanted, name=f"config.json beside {path.name} ({part})")
 
 
 def _check_statistics(path: Path) -> None:
     """Refuse a `normalization.json` with other numbers than the published models have."""
-    if not (told := _json(path)):
+    if not (told := config_beside(path, "normalization.json")):
         return
     given = told.get(str(len(BANDS) + 1), {})
     found = [given.get(key, [])[: len(BANDS)] for key in ("mean", "std")]
     wanted = np.array(list(STATISTICS.values())).T
     if np.shape(found) != wanted.shape or not np.allclose(found, wanted, rtol=1e-6):
         raise WeightsError(
-            f"{path.name} beside the weights is not that of the published Galileo, whose numbers are used; "
+            f"normalization.json beside {path.name} is not that of the published Galileo, whose numbers are used; "
             "remove it, or give the published folder"
         )
-
-
-def _json(path: Path) -> dict:
-    """Return what a file beside the weights says, nothing where there is none."""
-    try:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as cause:
-        raise WeightsError(f"{path.name} beside the weights is not JSON ({cause}); fetch it again") from cause

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from geoelle.errors import WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import scatter_error, split_order
+from geoelle.models.networks import discriminate, gather_tokens, scatter_error
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -158,7 +158,7 @@ class NanoNet(nn.Module):
         """Return (b, n or v, d) tokens; with `visible_bv` (int64 patch indices) only those are seen."""
         x = self._tokens(patches_bnce, bands)
         if visible_bv is not None:
-            x = x.gather(1, visible_bv[..., None].expand(-1, -1, x.shape[-1]))
+            x = gather_tokens(x, visible_bv)
         for block in self.encoder:
             x = block(x)
         return self.norm(x)
@@ -180,17 +180,13 @@ class NanoNet(nn.Module):
         index = order_bn[:, :hidden, None, None].expand(-1, -1, *patches_bnce.shape[2:])
         truth = patches_bnce.gather(1, index)
         if self.config.objective == "latent":
-            return self._discriminate(out.float(), truth, bands)
+            target = torch.einsum("bnce,ced->bnd", truth, self.get_buffer("target")[bands])
+            return discriminate(out, target, TEMPERATURE)
         predicted = out.float().view(*out.shape[:2], len(BANDS), -1)[:, :, bands]
         if self.config.objective == "pixel-norm":
             variance, mean = torch.var_mean(truth, dim=-1, keepdim=True, correction=0)
             truth = (truth - mean) / (variance + NORM_EPS).sqrt()
         return (predicted - truth).square().mean(dim=(2, 3))
-
-    def _discriminate(self, out: Tensor, truth: Tensor, bands: Tensor) -> Tensor:
-        target = torch.einsum("bnce,ced->bnd", truth, self.get_buffer("target")[bands])
-        logits = F.normalize(out, dim=-1) @ F.normalize(target, dim=-1).transpose(1, 2) / TEMPERATURE
-        return logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)
 
 
 class Nano(Adapter):
@@ -215,7 +211,7 @@ class Nano(Adapter):
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective of the weights file under this mask; every chip must hide the same count."""
         patches, bands = self._patches(chips)
-        seen, masked = split_order(hidden, patches.device)
+        seen, masked = self.split(chips, hidden, visible)
         error_bm = self.net.errors(patches, bands, torch.cat([masked, seen], dim=1), masked.shape[1])
         total = error_bm.mean(dim=1)
         error = scatter_error(error_bm, masked, hidden.shape)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from geoelle.errors import InputMismatch
+from geoelle.errors import CapabilityError, InputMismatch
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "as_picture",
+    "blocks",
+    "discriminate",
     "draw_weights",
     "fill_masked",
     "gather_tokens",
     "month_codes",
     "months_of",
     "ndvi",
+    "needs_extra",
     "on_meta",
     "patchify",
     "place_codes",
@@ -29,7 +36,22 @@ __all__ = [
     "sincos_2d",
     "split_order",
     "standardise",
+    "z_scores",
 ]
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue, in brightness 0-1."""
+
+
+def blocks(dim: int, heads: int, depth: int, *, mlp_ratio: float = 4.0, eps: float = 1e-6) -> nn.Sequential:
+    """Return pre-norm transformer blocks, one after another."""
+    from timm.models.vision_transformer import Block  # takes more than a second, and nano needs none of it
+
+    norm = partial(nn.LayerNorm, eps=eps)
+    return nn.Sequential(
+        *(Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+    )
 
 
 def sincos_1d(values: Tensor, dim: int) -> Tensor:
@@ -62,12 +84,12 @@ def place_codes(dim: int, height: int, width: int, device: torch.device, cls: bo
 def split_order(hidden_bn: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return int64 (b, visible) and (b, hidden): flat token indices, ascending.
 
-    Raises: ValueError (chips of a batch hide different counts).
+    Raises: ValueError (chips of a batch mark different counts).
     """
     flat = hidden_bn.reshape(len(hidden_bn), -1)
     count = int(flat[0].sum())
     if not (flat.sum(axis=1) == count).all():
-        raise ValueError("every chip of a batch must hide the same number of tokens")
+        raise ValueError("every chip of a batch must hide, and see, the same number of tokens as the others")
     order = torch.from_numpy(np.argsort(flat, axis=1, kind="stable")).to(device)
     return order[:, : flat.shape[1] - count], order[:, flat.shape[1] - count :]
 
@@ -95,6 +117,17 @@ def standardise(target_bne: Tensor, eps: float = 1e-6) -> Tensor:
     return (target_bne - mean) / (variance + eps).sqrt()
 
 
+def discriminate(predicted_bmd: Tensor, target_bmd: Tensor, temperature: float) -> Tensor:
+    """Return (b, m): the cross entropy of telling each prediction's target from those of the chip's other tokens.
+
+    Patch discrimination: cosines over the temperature, in float32 whatever the precision around it.
+    """
+    with torch.autocast(predicted_bmd.device.type, enabled=False):
+        predicted, target = (F.normalize(x.float(), dim=-1) for x in (predicted_bmd, target_bmd))
+        logits = predicted @ target.transpose(1, 2) / temperature
+        return logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)
+
+
 def months_of(times_bt: np.ndarray, name: str) -> np.ndarray:
     """Return int64 (b, t): the month of each frame, January is 0; `name` is the model's, for the error.
 
@@ -105,10 +138,12 @@ def months_of(times_bt: np.ndarray, name: str) -> np.ndarray:
     return times_bt.astype("datetime64[M]").astype(np.int64) % 12
 
 
+@lru_cache(maxsize=64)
 def month_codes(dim: int, device: torch.device) -> Tensor:
-    """Return (12, dim) float32: the sine of the time of year dim / 2 times over, then its cosine (Presto, Galileo)."""
-    angle = torch.arange(12, dtype=torch.float64, device=device) * (2 * math.pi / 12)
-    return torch.stack([angle.sin(), angle.cos()], dim=1).repeat_interleave(dim // 2, dim=1).float()
+    """Return (12, dim) float32: the sine of the time of year dim / 2 times over, then its cosine (as Presto)."""
+    with torch.inference_mode(False):
+        angle = torch.arange(12, dtype=torch.float64) * (2 * math.pi / 12)
+        return torch.stack([angle.sin(), angle.cos()], dim=1).repeat_interleave(dim // 2, dim=1).float().to(device)
 
 
 def ndvi(nir: Tensor, red: Tensor) -> Tensor:
@@ -128,6 +163,12 @@ def patchify(pixels_bcyx: Tensor, patch: int, order: str = "pqc") -> Tensor:
     return cut.permute(*axes).reshape(b, (y // patch) * (x // patch), patch * patch * c)
 
 
+def z_scores(pixels_bcyx: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return float32: pixels less the mean of their band, over its deviation; exact in the type they come in."""
+    mean, std = (pixels_bcyx.new_tensor(values)[:, None, None] for values in (mean, std))
+    return ((pixels_bcyx - mean) / std).float()
+
+
 PICTURES = ("naip", "linz")
 """Sensors whose numbers are the brightness 0 to 1 of a picture, as a camera or a mapper made it, not reflectance."""
 
@@ -145,6 +186,19 @@ def as_picture(pixels: Tensor, sensor: str, white: float, *, name: str) -> Tenso
             "not; name it, sentinel-2-l2a say"
         )
     return (pixels if sensor in PICTURES else pixels / white).clamp(0, 1)
+
+
+@contextlib.contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Say what to install where the import inside fails: some networks are those of another package.
+
+    Raises: CapabilityError.
+    """
+    try:
+        yield
+    except ImportError as cause:
+        told = f"the network of {name} needs another package ({cause}); run: pip install 'geoelle[models]'"
+        raise CapabilityError(told) from cause
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:

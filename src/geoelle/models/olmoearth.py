@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geoelle.errors import InputMismatch, WeightsError
+from geoelle.errors import WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, on_meta, scatter_error, split_order
+from geoelle.models.networks import draw_weights, months_of, on_meta, scatter_error
 from geoelle.models.olmoearth_net import MODALITY, Inputs, OlmoEarthConfig, OlmoEarthNet
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from geoelle.chips import Chips
 
-__all__ = ["CARDS", "CONFIGS", "GROUPS", "OlmoEarth", "OlmoEarthConfig", "OlmoEarthNet", "load", "make"]
+__all__ = ["CARDS", "CONFIGS", "GROUPS", "OlmoEarth", "OlmoEarthConfig", "OlmoEarthNet", "load", "make", "read"]
 
 DN_PER_UNIT = 10_000.0
 STATISTICS = (
@@ -89,19 +89,13 @@ class OlmoEarth(Adapter):
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the patch discrimination of the hidden tokens (b, t, g, h, w).
 
-        Raises: InputMismatch, ValueError (a mask of another shape, or chips that hide different counts).
+        Raises: InputMismatch.
         """
-        inputs, shape = self.inputs(chips), (len(chips), *self.card.mask_shape(chips))
-        if hidden.shape != shape:
-            raise ValueError(f"{self.card.name} hides tokens {shape}, not {hidden.shape}; give axes b, t, g, h, w")
-        seen_bv, hidden_bm = split_order(hidden, self.device)
-        if visible is not None:
-            seen_bv = split_order(~visible, self.device)[0]
-        error_bm = self.net.discriminate(inputs, seen_bv, hidden_bm)
+        inputs, (seen, masked) = self.inputs(chips), self.split(chips, hidden, visible)
+        error_bm = self.net.discriminate(inputs, seen, masked)
         total = error_bm.mean(dim=1)
-        return Loss(
-            total_b=total, terms={"patch-discrimination": total}, error=scatter_error(error_bm, hidden_bm, shape)
-        )
+        error = scatter_error(error_bm, masked, hidden.shape)
+        return Loss(total_b=total, terms={"patch-discrimination": total}, error=error)
 
     def inputs(self, chips: Chips) -> Inputs:
         """Return what the network takes.
@@ -110,12 +104,10 @@ class OlmoEarth(Adapter):
         """
         groups = self.card.groups_of(chips.bands)
         pixels = self.pixels(chips, [band for g in groups for band in GROUPS[g]])
-        if np.isnat(chips.times_bt).any():
-            raise InputMismatch(f"{self.card.name} needs the time of every frame for its month; drop frames without")
         return Inputs(
             pixels_btcyx=normalise(pixels, groups).float(),
             groups=groups,
-            months_bt=torch.from_numpy(month_of(chips.times_bt)).to(self.device),
+            months_bt=torch.from_numpy(months_of(chips.times_bt, self.card.name)).to(self.device),
             step=chips.addresses.lattice.gsd_m * self.card.patch_px / self.net.config.base_gsd_m,
         )
 
@@ -125,11 +117,6 @@ def normalise(pixels_btcyx: Tensor, groups: Sequence[int]) -> Tensor:
     table = [STATISTICS[g][band] for g in groups for band in GROUPS[g]]
     mean, std = torch.tensor(table, dtype=pixels_btcyx.dtype, device=pixels_btcyx.device).T[..., None, None]
     return (DN_PER_UNIT * pixels_btcyx - (mean - 2 * std)) / (4 * std)
-
-
-def month_of(times: np.ndarray) -> np.ndarray:
-    """Return int64 months, January 0."""
-    return times.astype("datetime64[M]").astype(np.int64) % 12
 
 
 _FILES = {  # commit and sha256 as torchgeo 0.10.1 pins them; bytes counted from the shapes
@@ -223,10 +210,10 @@ def load(name: str, weights: str | None = None, *, seed: int = 0) -> OlmoEarth:
     if weights == "untrained":
         return make(name, CONFIGS[name], seed=seed)
     (path,) = local_files(name, CARDS[name].files, weights).values()
-    return from_file(name, CONFIGS[name], path)
+    return read(name, CONFIGS[name], path)
 
 
-def from_file(name: str, config: OlmoEarthConfig, path: Path) -> OlmoEarth:
+def read(name: str, config: OlmoEarthConfig, path: Path) -> OlmoEarth:
     """Load a file that holds a network of this shape: encoder, decoder and target encoder.
 
     Raises: WeightsError.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,6 +9,8 @@ import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from geoelle.models.networks import discriminate, gather_tokens, month_codes
 
 __all__ = ["MODALITY", "Inputs", "OlmoEarthConfig", "OlmoEarthNet"]
 
@@ -51,8 +52,8 @@ class OlmoEarthConfig:
     chip_px: int = 32
 
     def __post_init__(self) -> None:
-        assert 1 <= self.patch_px <= self.kernel_px, "patches are 1 to 8 px"
-        assert self.dim % 16 == 0, "codes take quarters of the width, and quarters of those"
+        if not 1 <= self.patch_px <= self.kernel_px or self.dim % 16:
+            raise ValueError(f"OlmoEarth takes patches of 1 to {self.kernel_px} px and widths in steps of 16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +86,10 @@ def _codes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return float32 codes of slots (t, dim), of the twelve months (12, dim), of places (h, w, dim; column first)."""
     with torch.inference_mode(False):
-        angle = torch.arange(12, dtype=torch.float64) * (2 * math.pi / 12)
-        months = torch.stack([angle.sin(), angle.cos()], dim=1).repeat_interleave(dim // 2, dim=1)
         col = _wave(step * torch.arange(width), dim // 2)[None].expand(height, -1, -1)
         row = _wave(step * torch.arange(height), dim // 2)[:, None].expand(-1, width, -1)
         slots, places = _wave(torch.arange(frames), dim), torch.cat([col, row], dim=-1)
-        return slots.float().to(device), months.float().to(device), places.float().to(device)
+        return slots.float().to(device), month_codes(dim, device), places.float().to(device)
 
 
 class CompositeEncodings(nn.Module):
@@ -209,7 +208,7 @@ class OlmoEarthNet(nn.Module):
         tokens = self.encoder.patch_embeddings(inputs)
         x = (tokens + self.encoder.composite_encodings(inputs, *tokens.shape[3:5])).flatten(1, 4)
         if seen_bv is not None:
-            x = _take(x, seen_bv)
+            x = gather_tokens(x, seen_bv)
         for block in self.encoder.blocks:
             x = block(x)
         return self.encoder.norm(x)
@@ -219,8 +218,9 @@ class OlmoEarthNet(nn.Module):
         height, width = (side // self.config.patch_px for side in inputs.pixels_btcyx.shape[-2:])
         decoder = self.decoder
         codes = decoder.composite_encodings(inputs, height, width).flatten(1, 4)
-        y = decoder.encoder_to_decoder_embed(decoder.input_norm(self.encode(inputs, seen_bv))) + _take(codes, seen_bv)
-        x = decoder.mask_token + _take(codes, hidden_bm)
+        seen = decoder.encoder_to_decoder_embed(decoder.input_norm(self.encode(inputs, seen_bv)))
+        y = seen + gather_tokens(codes, seen_bv)
+        x = decoder.mask_token + gather_tokens(codes, hidden_bm)
         for block in decoder.blocks:
             x = block(x, y)
         return decoder.to_output_embed(decoder.norm(x))
@@ -228,13 +228,6 @@ class OlmoEarthNet(nn.Module):
     def discriminate(self, inputs: Inputs, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m): how badly each prediction picks its target out of those of all hidden tokens of its chip."""
         predicted = self.predict(inputs, seen_bv, hidden_bm)
-        targets = _take(self.target_encoder.patch_embeddings(inputs).flatten(1, 4), hidden_bm)
-        with torch.autocast(predicted.device.type, enabled=False):
-            p, t = (F.normalize(x.float(), dim=-1) for x in (predicted, targets))
-            logits = p @ t.transpose(1, 2) / self.config.temperature
-            error = logits.logsumexp(-1) - logits.diagonal(dim1=1, dim2=2)
-        return error * (2 * self.config.temperature)
-
-
-def _take(x_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    return x_bnd.gather(1, index_bm[..., None].expand(-1, -1, x_bnd.shape[-1]))
+        targets = gather_tokens(self.target_encoder.patch_embeddings(inputs).flatten(1, 4), hidden_bm)
+        tau = self.config.temperature
+        return discriminate(predicted, targets, tau) * (2 * tau)

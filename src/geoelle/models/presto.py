@@ -19,12 +19,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from geoelle.errors import InputMismatch
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, month_codes, months_of, ndvi, on_meta, split_order
+from geoelle.models.networks import (
+    blocks,
+    draw_weights,
+    fill_masked,
+    gather_tokens,
+    month_codes,
+    months_of,
+    ndvi,
+    on_meta,
+)
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -125,12 +133,6 @@ def _codes(group_codes: nn.Embedding, rows: Sequence[int], months_nt: Tensor, wi
     return torch.cat([part.expand(n, t, len(groups), -1) for part in parts], dim=-1)
 
 
-def _blocks(dim: int, heads: int, config: PrestoConfig, depth: int) -> nn.ModuleList:
-    return nn.ModuleList(
-        Block(dim, heads, config.mlp_ratio, qkv_bias=True, norm_layer=nn.LayerNorm) for _ in range(depth)
-    )
-
-
 class Encoder(nn.Module):
     """Encode what is seen of a pixel, and where it lies."""
 
@@ -141,7 +143,7 @@ class Encoder(nn.Module):
         self.dw_embed = nn.Embedding(LAND_COVER_CLASSES + 1, dim)
         self.latlon_embed = nn.Linear(3, dim)
         self.channel_embed = nn.Embedding(len(CHANNELS) + 1, config.group_dim)
-        self.blocks = _blocks(dim, config.heads, config, config.depth)
+        self.blocks = blocks(dim, config.heads, config.depth, mlp_ratio=config.mlp_ratio, eps=1e-5)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, series: Series, seen_nv: Tensor | None = None) -> Tensor:
@@ -151,11 +153,9 @@ class Encoder(nn.Module):
         codes = _codes(self.channel_embed, _rows(series.values), series.months_nt, dim, quarter)
         tokens = (tokens + codes).flatten(1, 2)
         if seen_nv is not None:
-            tokens = tokens.gather(1, seen_nv[..., None].expand(-1, -1, dim))
+            tokens = gather_tokens(tokens, seen_nv)
         x = torch.cat([self.latlon_embed(series.place_n3)[:, None], tokens], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self.blocks(x)
 
 
 class Decoder(nn.Module):
@@ -167,7 +167,9 @@ class Decoder(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(dim))
         self.decoder_embed = nn.Linear(config.dim, dim)
         self.channel_embeddings = group_codes  # the encoder's own: the file holds it twice
-        self.decoder_blocks = _blocks(dim, config.decoder_heads, config, config.decoder_depth)
+        self.decoder_blocks = blocks(
+            dim, config.decoder_heads, config.decoder_depth, mlp_ratio=config.mlp_ratio, eps=1e-5
+        )
         self.decoder_norm = nn.LayerNorm(dim)
         self.eo_decoder_pred = nn.ModuleDict({name: nn.Linear(dim, count) for name, count in CHANNELS.items()})
         self.dw_decoder_pred = nn.Linear(dim, LAND_COVER_CLASSES)
@@ -181,8 +183,7 @@ class Decoder(nn.Module):
         n, t = months_nt.shape
         encoded = self.decoder_embed(encoded_nvd)
         groups, dim, group_dim = LAND_COVER + 1, encoded.shape[-1], self.channel_embeddings.embedding_dim
-        tokens = self.mask_token.to(encoded.dtype).expand(n, t * groups, dim)
-        tokens = tokens.scatter(1, seen_nv[..., None].expand(-1, -1, dim), encoded[:, 1:])
+        tokens = fill_masked(encoded[:, 1:], seen_nv, self.mask_token, t * groups)
         codes = _codes(self.channel_embeddings, range(groups), months_nt, dim, (dim - group_dim) // 2)
         terrain = list(CHANNELS).index("SRTM")
         codes[:, 0, terrain, : (dim - group_dim) // 2] = 0
@@ -191,9 +192,7 @@ class Decoder(nn.Module):
         kept[1:, terrain] = False
         kept = kept.flatten()
         x = torch.cat([encoded[:, :1], (tokens + codes.flatten(1, 2))[:, kept]], dim=1)
-        for block in self.decoder_blocks:
-            x = block(x)
-        x = self.decoder_norm(x[:, 1:])
+        x = self.decoder_norm(self.decoder_blocks(x)[:, 1:])
         out = x.new_zeros(n, t * groups, dim)
         out[:, kept] = x
         out = out.unflatten(1, (t, groups))
@@ -277,8 +276,8 @@ class Presto(Adapter):
                 "hide; give chips of more frames or bands"
             )
         each, frames, names = self.card.chip_px**2, chips.shape[1], list(series.values)
-        masked = split_order(hidden, self.device)[1]
-        seen = split_order(~hidden if visible is None else visible, self.device)[1].repeat_interleave(each, dim=0)
+        seen, masked = self.split(chips, hidden, visible)
+        seen = seen.repeat_interleave(each, dim=0)
         chunks = _chunks(len(series), frames * (LAND_COVER + 1), self.device)
         error_ntg = torch.cat([self._squares(series[rows], seen[rows]) for rows in chunks])
         width = torch.tensor([CHANNELS[name] for name in names], device=self.device)

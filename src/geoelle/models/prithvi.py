@@ -16,25 +16,35 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
-from geoelle.models.networks import draw_weights, on_meta, patchify, scatter_error, sincos_1d, sincos_2d, split_order
+from geoelle.models.networks import (
+    blocks,
+    draw_weights,
+    fill_masked,
+    gather_tokens,
+    on_meta,
+    patchify,
+    scatter_error,
+    sincos_1d,
+    sincos_2d,
+    z_scores,
+)
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
 
-__all__ = ["BANDS", "CARDS", "CONFIGS", "Prithvi", "PrithviConfig", "PrithviNet", "load", "make"]
+__all__ = ["BANDS", "CARDS", "CONFIGS", "Prithvi", "PrithviConfig", "PrithviNet", "load", "make", "read"]
 
 BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
 """Upstream numbers them as Landsat does in HLS, B02 to B07; of Sentinel-2 they are B02, B03, B04, B8A, B11, B12."""
@@ -163,7 +173,8 @@ class Encoder(nn.Module):
         self.temporal_embed_enc = CoordinateCode(config.dim) if config.coordinates else None
         self.location_embed_enc = CoordinateCode(config.dim) if config.coordinates else None
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
-        self.blocks = _blocks(config, config.dim, config.heads, config.depth)
+        more = {"mlp_ratio": config.mlp_ratio, "eps": config.norm_eps}
+        self.blocks = blocks(config.dim, config.heads, config.depth, **more)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
 
     def forward(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor | None = None) -> Tensor:
@@ -171,11 +182,9 @@ class Encoder(nn.Module):
         x = self.patch_embed(x_bctyx)
         x = x + _codes(self.config, x, where, self.temporal_embed_enc, self.location_embed_enc)
         if seen_bv is not None:
-            x = _take(x, seen_bv)
+            x = gather_tokens(x, seen_bv)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
 
 class Decoder(nn.Module):
@@ -189,21 +198,19 @@ class Decoder(nn.Module):
         self.temporal_embed_dec = CoordinateCode(dim) if config.coordinates else None
         self.location_embed_dec = CoordinateCode(dim) if config.coordinates else None
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.decoder_blocks = _blocks(config, dim, config.decoder_heads, config.decoder_depth)
+        more = {"mlp_ratio": config.mlp_ratio, "eps": config.norm_eps}
+        self.decoder_blocks = blocks(dim, config.decoder_heads, config.decoder_depth, **more)
         self.decoder_norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.decoder_pred = nn.Linear(dim, config.patch_px**2 * len(BANDS))
 
-    def forward(self, encoded: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
+    def forward(self, encoded: Tensor, where: Where, frames: int, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, e): pixels of the patches at `hidden_bm`, from what the encoder made of CLS and `seen_bv`."""
         seen = self.decoder_embed(encoded)
-        b, count, dim = len(seen), seen_bv.shape[1] + hidden_bm.shape[1], seen.shape[-1]
-        x = self.mask_token.to(seen.dtype).expand(b, count, dim)
-        x = x.scatter(1, seen_bv[..., None].expand(-1, -1, dim), seen[:, 1:])
+        x = fill_masked(seen[:, 1:], seen_bv, self.mask_token, frames * self.config.grid**2)
         x = x + _codes(self.config, x, where, self.temporal_embed_dec, self.location_embed_dec)
         x = torch.cat([seen[:, :1], x], dim=1)
-        for block in self.decoder_blocks:
-            x = block(x)
-        return self.decoder_pred(self.decoder_norm(_take(x[:, 1:], hidden_bm)))
+        x = gather_tokens(self.decoder_blocks(x)[:, 1:], hidden_bm)
+        return self.decoder_pred(self.decoder_norm(x))
 
 
 class PrithviNet(nn.Module):
@@ -219,21 +226,14 @@ class PrithviNet(nn.Module):
 
     def predict(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, e): the decoder's pixels of the patches at `hidden_bm`, by row, column and band."""
-        return self.decoder(self.encoder(x_bctyx, where, seen_bv), where, seen_bv, hidden_bm)
+        return self.decoder(self.encoder(x_bctyx, where, seen_bv), where, x_bctyx.shape[2], seen_bv, hidden_bm)
 
     def errors(self, x_bctyx: Tensor, where: Where, seen_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m): the mean squared error of each hidden patch, over its pixels and bands."""
         b, _, t, _, _ = x_bctyx.shape
         patches = patchify(x_bctyx.transpose(1, 2).flatten(0, 1), self.config.patch_px)
-        truth = _take(patches.unflatten(0, (b, t)).flatten(1, 2), hidden_bm)
+        truth = gather_tokens(patches.unflatten(0, (b, t)).flatten(1, 2), hidden_bm)
         return (self.predict(x_bctyx, where, seen_bv, hidden_bm).float() - truth).square().mean(dim=-1)
-
-
-def _blocks(config: PrithviConfig, dim: int, heads: int, depth: int) -> nn.ModuleList:
-    norm = partial(nn.LayerNorm, eps=config.norm_eps)
-    return nn.ModuleList(
-        Block(dim, heads, mlp_ratio=config.mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
-    )
 
 
 def _codes(
@@ -250,10 +250,6 @@ def _codes(
     return codes
 
 
-def _take(x_bnd: Tensor, index_bm: Tensor) -> Tensor:
-    return x_bnd.gather(1, index_bm[..., None].expand(-1, -1, x_bnd.shape[-1]))
-
-
 class Prithvi(Adapter):
     """The adapter: chips in reflectance to tokens and to the true pretraining loss."""
 
@@ -261,9 +257,8 @@ class Prithvi(Adapter):
 
     def normalised(self, chips: Chips) -> Tensor:
         """Return (b, 6, t, y, x) float32: reflectance times 10,000 as z-scores of the training imagery."""
-        pixels = self.pixels(chips, BANDS)
-        mean, std = (pixels.new_tensor(v)[:, None, None] for v in (self.net.config.mean, self.net.config.std))
-        return ((pixels * SCALE - mean) / std).float().transpose(1, 2).contiguous()
+        numbers, config = self.pixels(chips, BANDS) * SCALE, self.net.config
+        return z_scores(numbers, config.mean, config.std).transpose(1, 2).contiguous()
 
     def where(self, chips: Chips) -> Where:
         """Return what the model codes of date and place; nothing unless the config says so.
@@ -293,7 +288,7 @@ class Prithvi(Adapter):
     @torch.inference_mode()
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective where `hidden` (b, t, h, w) is hidden; every chip must hide the same count."""
-        seen, masked = split_order(hidden, self.device)
+        seen, masked = self.split(chips, hidden, visible)
         error_bm = self.net.errors(self.normalised(chips), self.where(chips), seen, masked)
         total = error_bm.mean(dim=1)
         return Loss(total_b=total, terms={"pixel": total}, error=scatter_error(error_bm, masked, hidden.shape))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from geoelle.models.base import Adapter, Card, Tokens
-from geoelle.models.networks import as_picture, draw_weights, on_meta
+from geoelle.models.networks import as_picture, draw_weights, needs_extra, on_meta, z_scores
 from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class RemoteClipNet(nn.Module):
     """The text tower."""
 
     def __init__(self, config: RemoteClipConfig) -> None:
-        from open_clip.model import CLIP
+        with needs_extra("RemoteCLIP"):
+            from open_clip.model import CLIP
 
         super().__init__()
         self.config = config
@@ -93,8 +94,7 @@ class RemoteClip(Adapter):
         """Return (b, 3, y, x) float32: red, green, blue as brightness, less the mean, over the deviation."""
         config = self.net.config
         picture = as_picture(self.pixels(chips, BANDS)[:, 0], chips.sensor, config.white, name=self.card.name)
-        mean, std = (picture.new_tensor(v)[:, None, None] for v in (config.mean, config.std))
-        return ((picture - mean) / std).float()
+        return z_scores(picture, config.mean, config.std)
 
     @torch.inference_mode()
     def encode(self, chips: Chips) -> Tokens:
@@ -142,7 +142,7 @@ def _card(name: str, config: RemoteClipConfig) -> Card:
 
 CARDS = {name: _card(name, config) for name, config in CONFIGS.items()}
 
-_HINTS = {
+HINTS = {
     r"^visual\.layer1\.": "a CLIP with a ResNet image tower",
     r"^(vision_model|text_model)\.": "a CLIP in the layout of transformers; the published one is OpenCLIP's",
 }
@@ -155,17 +155,6 @@ def make(name: str, config: RemoteClipConfig, *, seed: int = 0) -> RemoteClip:
     return RemoteClip(net, _card(name, config), f"untrained-{seed}")
 
 
-def read(name: str, config: RemoteClipConfig, path: Path) -> RemoteClip:
-    """Return the network of this config with the weights of a file.
-
-    Raises: WeightsError.
-    """
-    state = state_of(read_checkpoint(path), name=path.name, strip=("module.", "model."))
-    net = on_meta(lambda: RemoteClipNet(config))
-    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints=_HINTS)
-    return RemoteClip(net, _card(name, config), digest([path]))
-
-
 def load(name: str, weights: str | None = None, *, seed: int = 0) -> RemoteClip:
     """Load the published weights, a local file of the same kind, or an untrained twin.
 
@@ -175,3 +164,14 @@ def load(name: str, weights: str | None = None, *, seed: int = 0) -> RemoteClip:
         return make(name, CONFIGS[name], seed=seed)
     (path,) = local_files(name, CARDS[name].files, weights).values()
     return read(name, CONFIGS[name], path)
+
+
+def read(name: str, config: RemoteClipConfig, path: Path) -> RemoteClip:
+    """Return the network of this config with the weights of a file.
+
+    Raises: WeightsError.
+    """
+    state = state_of(read_checkpoint(path), name=path.name, strip=("module.", "model."))
+    net = on_meta(lambda: RemoteClipNet(config))
+    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints=HINTS)
+    return RemoteClip(net, _card(name, config), digest([path]))

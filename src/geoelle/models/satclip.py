@@ -45,7 +45,7 @@ from torch.nn import functional as F
 from geoelle.errors import WeightsError
 from geoelle.models.base import Adapter, Card, Tokens
 from geoelle.models.networks import draw_weights, on_meta
-from geoelle.models.weights import Remote, digest, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -291,13 +291,13 @@ def _card(name: str, config: SatClipConfig) -> Card:
 
 CARDS = {name: _card(name, config) for name, config in CONFIGS.items()}
 
-_HINTS = {
+HINTS = {
     r"^visual\.(layer1|conv1)\.": "a SatCLIP with another image tower (ResNet or CLIP's own)",
     r"^location\.nnet\.(feats|features|class_emb)\.": "a SatCLIP with another encoder of places",
 }
 
 
-def _honoured(config: SatClipConfig, told: Mapping[str, Any], name: str) -> SatClipConfig:
+def _as_told(config: SatClipConfig, told: Mapping[str, Any], name: str) -> SatClipConfig:
     """Return the config with the sizes that a checkpoint's hyper-parameters tell; other words in them decide nothing.
 
     Raises: WeightsError (they are of another model).
@@ -309,9 +309,7 @@ def _honoured(config: SatClipConfig, told: Mapping[str, Any], name: str) -> SatC
         "harmonics_calculation": "analytic",
         "legendre_polys": config.degrees,
     }
-    for word, value in ours.items():
-        if (said := told.get(word, value)) != value:
-            raise WeightsError(f"{name} is another SatCLIP: {word} is {said!r}, not {value!r}; give this one's file")
+    hold_to(told, ours, name=name)
     return replace(
         config,
         out_dim=told.get("embed_dim", config.out_dim),
@@ -328,22 +326,6 @@ def make(name: str, config: SatClipConfig, *, seed: int = 0) -> SatClip:
     return SatClip(net, _card(name, config), f"untrained-{seed}")
 
 
-def read(name: str, config: SatClipConfig, path: Path) -> SatClip:
-    """Return the network of this config with the weights of a Lightning checkpoint, or of its bare state dict.
-
-    Raises: WeightsError.
-    """
-    checkpoint = read_checkpoint(path)
-    told = checkpoint.get("hyper_parameters")
-    config = _honoured(config, told if isinstance(told, Mapping) else {}, path.name)
-    state = state_of(checkpoint, name=path.name, strip=("module.", "model."))
-    if not any(key.startswith("visual.") for key in state):
-        raise WeightsError(f"{path.name} has no image tower, only the encoder of places if any; give the whole SatCLIP")
-    net = on_meta(lambda: SatClipNet(config))
-    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints=_HINTS)
-    return SatClip(net, _card(name, config), digest([path]))
-
-
 def load(name: str, weights: str | None = None, *, seed: int = 0) -> SatClip:
     """Load the published weights, a local file of the same kind, or an untrained twin.
 
@@ -353,3 +335,19 @@ def load(name: str, weights: str | None = None, *, seed: int = 0) -> SatClip:
         return make(name, CONFIGS[name], seed=seed)
     (path,) = local_files(name, CARDS[name].files, weights).values()
     return read(name, CONFIGS[name], path)
+
+
+def read(name: str, config: SatClipConfig, path: Path) -> SatClip:
+    """Return the network of this config with the weights of a Lightning checkpoint, or of its bare state dict.
+
+    Raises: WeightsError.
+    """
+    checkpoint = read_checkpoint(path)
+    told = checkpoint.get("hyper_parameters")
+    config = _as_told(config, told if isinstance(told, Mapping) else {}, path.name)
+    state = state_of(checkpoint, name=path.name, strip=("module.", "model."))
+    if not any(key.startswith("visual.") for key in state):
+        raise WeightsError(f"{path.name} has no image tower, only the encoder of places if any; give the whole SatCLIP")
+    net = on_meta(lambda: SatClipNet(config))
+    load_strict(net, state, name=path.name, ignore=net.IGNORED, hints=HINTS)
+    return SatClip(net, _card(name, config), digest([path]))

@@ -19,18 +19,17 @@ prediction of a hidden band can therefore come from a token that was visible.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from timm.layers import PatchEmbed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
+    blocks,
     draw_weights,
     fill_masked,
     gather_tokens,
@@ -38,11 +37,11 @@ from geoelle.models.networks import (
     patchify,
     place_codes,
     sincos_1d,
-    split_order,
     standardise,
 )
 from geoelle.models.weights import (
     Remote,
+    arguments_of,
     config_beside,
     digest,
     hold_to,
@@ -122,20 +121,18 @@ class SatMaeNet(nn.Module):
         super().__init__()
         self.config = c = config
         places, groups = c.grid**2, len(c.groups)
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        block = partial(Block, mlp_ratio=c.mlp_ratio, qkv_bias=True, norm_layer=norm)
         self.patch_embed = nn.ModuleList(PatchEmbed(c.chip_px, c.patch_px, len(g), c.dim) for g in c.groups)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + places, c.dim - c.channel_dim))
         self.channel_embed = nn.Parameter(torch.zeros(1, groups, c.channel_dim))
-        self.blocks = nn.ModuleList(block(c.dim, c.heads) for _ in range(c.depth))
-        self.norm = norm(c.dim)
+        self.blocks = blocks(c.dim, c.heads, c.depth, mlp_ratio=c.mlp_ratio)
+        self.norm = nn.LayerNorm(c.dim, eps=1e-6)
         self.decoder_embed = nn.Linear(c.dim, c.decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, c.decoder_dim))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + places, c.decoder_dim - c.decoder_channel_dim))
         self.decoder_channel_embed = nn.Parameter(torch.zeros(1, groups + 1, c.decoder_channel_dim))  # CLS comes last
-        self.decoder_blocks = nn.ModuleList(block(c.decoder_dim, c.decoder_heads) for _ in range(c.decoder_depth))
-        self.decoder_norm = norm(c.decoder_dim)
+        self.decoder_blocks = blocks(c.decoder_dim, c.decoder_heads, c.decoder_depth, mlp_ratio=c.mlp_ratio)
+        self.decoder_norm = nn.LayerNorm(c.decoder_dim, eps=1e-6)
         self.decoder_pred = nn.ModuleList(nn.Linear(c.decoder_dim, len(g) * c.patch_px**2) for g in c.groups)
 
     def set_tables(self) -> None:
@@ -160,9 +157,7 @@ class SatMaeNet(nn.Module):
         if visible_bv is not None:
             x = gather_tokens(x, visible_bv)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # CLS has no code here
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
     def decode(self, seen_bvd: Tensor, visible_bv: Tensor) -> Tensor:
         """Return (b, c, n, pixels): predictions at every place, **the channels of one group after those of another**.
@@ -174,9 +169,7 @@ class SatMaeNet(nn.Module):
         seen = self.decoder_embed(seen_bvd)
         x = fill_masked(seen[:, 1:], visible_bv, self.mask_token, codes.shape[1])
         x = torch.cat([seen[:, :1] + cls_code, x + codes], dim=1)
-        for block in self.decoder_blocks:
-            x = block(x)
-        x = self.decoder_norm(x)[:, 1:].unflatten(1, (len(self.config.groups), -1))
+        x = self.decoder_norm(self.decoder_blocks(x))[:, 1:].unflatten(1, (len(self.config.groups), -1))
         channels = [
             head(x[:, i]).unflatten(2, (-1, self.config.patch_px**2)) for i, head in enumerate(self.decoder_pred)
         ]
@@ -227,7 +220,7 @@ class SatMae(Adapter):
     @torch.inference_mode()
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective where `hidden` (b, g, h, w) is hidden; the terms are the shares of the groups."""
-        seen, masked = split_order(hidden, self.device)
+        seen, masked = self.split(chips, hidden, visible)
         error = self.net.errors(self.model_input(chips), seen)
         mask = torch.from_numpy(np.ascontiguousarray(hidden)).to(self.device).flatten(2)
         parts_bg = error.where(mask, 0).sum(dim=2) / masked.shape[1]
@@ -312,16 +305,12 @@ def read(name: str, config: SatMaeConfig, path: Path) -> SatMae:
     Raises: WeightsError (among others where the file says that it was trained with another count of heads).
     """
     checkpoint = read_checkpoint(path)
-    for where, told in ((path.name, _arguments(checkpoint)), (f"config.json beside {path.name}", config_beside(path))):
-        config = _as_told(config, told.get("config", told), where)
+    beside = config_beside(path)
+    config = _as_told(config, arguments_of(checkpoint), path.name)
+    config = _as_told(config, beside.get("config", beside), f"config.json beside {path.name}")
     net = on_meta(lambda: SatMaeNet(config))
     load_strict(net, state_of(checkpoint, name=path.name), name=path.name, ignore=net.IGNORED, hints=HINTS)
     return SatMae(net, _card(name, config), digest([path]))
-
-
-def _arguments(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of upstream's training script where the file has them."""
-    return vars(checkpoint["args"]) if hasattr(checkpoint.get("args"), "__dict__") else {}
 
 
 def _as_told(config: SatMaeConfig, told: dict[str, Any], where: str) -> SatMaeConfig:

@@ -27,7 +27,6 @@ An encoder without decoder, such as the one torchgeo loads, embeds and has no lo
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,23 +34,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import Block, PatchEmbed
+from timm.models.vision_transformer import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoelle.errors import CapabilityError
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     as_picture,
+    blocks,
     draw_weights,
     fill_masked,
     gather_tokens,
     on_meta,
     scatter_error,
     sincos_2d,
-    split_order,
+    z_scores,
 )
-from geoelle.models.weights import Remote, digest, hold_to, load_strict, local_files, read_checkpoint, state_of
+from geoelle.models.weights import (
+    Remote,
+    arguments_of,
+    digest,
+    hold_to,
+    load_strict,
+    local_files,
+    read_checkpoint,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from geoelle.chips import Chips
@@ -91,8 +101,8 @@ class ScaleMaeConfig:
     """Side of a patch as the encoder sees it; on the chip it is twice that."""
     chip_px: int = 448
     mask_ratio: float = 0.75
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     white: float = 0.3
     """Reflectance that is shown as full brightness."""
     embed_res: float = 1.0
@@ -177,21 +187,19 @@ class ScaleMaeNet(nn.Module):
     def __init__(self, config: ScaleMaeConfig, *, decoder: bool = True) -> None:
         super().__init__()
         self.config = config
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        block = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
         self.patch_embed = PatchEmbed(
             img_size=None, patch_size=config.source_patch_px, in_chans=len(BANDS), embed_dim=config.dim
         )
-        self.blocks = nn.ModuleList(block(config.dim, config.heads) for _ in range(config.depth))
-        self.norm = norm(config.dim)
+        self.blocks = blocks(config.dim, config.heads, config.depth)
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         if not decoder:
             return
         dim = config.decoder_dim
         self.decoder_embed = nn.Linear(config.dim, dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.decoder_blocks = nn.ModuleList(block(dim, config.decoder_heads) for _ in range(config.decoder_depth))
-        self.decoder_norm = norm(dim)
+        self.decoder_blocks = blocks(dim, config.decoder_heads, config.decoder_depth)
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
         twice = partial(nn.ConvTranspose2d, dim, dim, 2, stride=2)
         self.fpn = nn.ModuleDict(
             {"fpn1": nn.Sequential(twice(), _Norm2d(dim), nn.GELU(), twice()), "fpn2": nn.Sequential(twice())}
@@ -206,9 +214,7 @@ class ScaleMaeNet(nn.Module):
         if visible_bv is not None:
             x = gather_tokens(x, visible_bv)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
     def predict(self, source_bcyx: Tensor, res: float, visible_bv: Tensor) -> tuple[Tensor, Tensor]:
         """Return the high band (b, 3, 2y, 2x) and the low band (b, 3, y, x), drawn from the visible patches."""
@@ -217,9 +223,7 @@ class ScaleMaeNet(nn.Module):
         # The decoder, too, is given the resolution of the half-size image: that of the chip never enters the loss.
         codes = _codes(seen.shape[-1], grid, res, seen.device)
         x = fill_masked(seen, visible_bv, self.mask_token, grid * grid) + codes
-        for block in self.decoder_blocks:
-            x = block(x)
-        image = self.decoder_norm(x).transpose(1, 2).unflatten(2, (grid, grid))
+        image = self.decoder_norm(self.decoder_blocks(x)).transpose(1, 2).unflatten(2, (grid, grid))
         drawn = [
             (self.fcn_high(self.fpn["fpn1"](few)), self.fcn_low(self.fpn["fpn2"](few)))
             for few in image.split(HEAD_BATCH)
@@ -261,8 +265,7 @@ class ScaleMae(Adapter):
         """
         config = self.net.config
         bright = as_picture(self.pixels(chips, BANDS)[:, 0], chips.sensor, config.white, name=self.card.name)
-        mean, std = (bright.new_tensor(v).view(-1, 1, 1) for v in (config.mean, config.std))
-        return ((bright - mean) / std).float()
+        return z_scores(bright, config.mean, config.std)
 
     @torch.inference_mode()
     def encode(self, chips: Chips) -> Tokens:
@@ -277,11 +280,8 @@ class ScaleMae(Adapter):
         Raises: CapabilityError (the weights are an encoder alone), InputMismatch.
         """
         if self.card.target != "loss":
-            raise CapabilityError(
-                f"{self.card.name} has no true pretraining loss with these weights, an encoder alone; "
-                f"give {FULL.name}, which has the decoder"
-            )
-        seen, masked = split_order(hidden, self.device)
+            raise self.encoder_alone()
+        seen, masked = self.split(chips, hidden, visible)
         bands = {
             name: error.flatten(1).gather(1, masked)
             for name, error in self.net.errors(self.images(chips), seen).items()
@@ -389,8 +389,8 @@ def read(name: str, config: ScaleMaeConfig, path: Path) -> ScaleMae:
     checkpoint = read_checkpoint(path)
     state = state_of(checkpoint, name=path.name)
     whole = any(key.startswith(("decoder", "mask_token", "fpn.", "fcn")) for key in state)
-    said = vars(checkpoint["args"]) if isinstance(checkpoint.get("args"), Namespace) else {}
-    config = _honour(config, said, path.name)
+    said = arguments_of(checkpoint)
+    config = _as_told(config, said, path.name)
     net = on_meta(lambda: ScaleMaeNet(config, decoder=whole))
     load_strict(net, state, name=path.name, ignore=ScaleMaeNet.IGNORED, hints=HINTS)
     card = _card(name, config)
@@ -409,7 +409,7 @@ def read(name: str, config: ScaleMaeConfig, path: Path) -> ScaleMae:
     return ScaleMae(net, card, digest([path]))
 
 
-def _honour(config: ScaleMaeConfig, said: dict[str, Any], name: str) -> ScaleMaeConfig:
+def _as_told(config: ScaleMaeConfig, said: dict[str, Any], name: str) -> ScaleMaeConfig:
     """Return the config with what a file says of its training; refuse what this network does not do."""
     half = config.chip_px // 2
     sizes = {"input_size": half, "source_size": (half,), "target_size": (config.chip_px,)}

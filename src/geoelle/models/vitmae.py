@@ -23,6 +23,8 @@ from torch.nn import functional as F
 
 from geoelle.models.base import Adapter, Card, Loss, Tokens
 from geoelle.models.networks import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     as_picture,
     draw_weights,
     fill_masked,
@@ -31,8 +33,8 @@ from geoelle.models.networks import (
     patchify,
     place_codes,
     scatter_error,
-    split_order,
     standardise,
+    z_scores,
 )
 from geoelle.models.weights import (
     Remote,
@@ -70,9 +72,8 @@ class VitMaeConfig:
     norm_eps: float = 1e-12
     chip_px: int = 224
     patch_px: int = 16
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Of ImageNet's red, green and blue, in brightness 0-1."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     white: float = 0.3
     """Reflectance that is shown as brightness 1; all above it is 1 too."""
     mask_ratio: float = 0.75
@@ -139,7 +140,7 @@ class Decoder(nn.Module):
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + c.grid**2, dim))
         self.decoder_embed = nn.Linear(c.dim, dim)
         layer = partial(Layer, dim, c.decoder_heads, c.decoder_mlp_dim, c.norm_eps)
-        self.decoder_layers = nn.ModuleList(layer() for _ in range(c.decoder_depth))
+        self.decoder_layers = nn.Sequential(*(layer() for _ in range(c.decoder_depth)))
         self.decoder_norm = nn.LayerNorm(dim, eps=c.norm_eps)
         self.decoder_pred = nn.Linear(dim, 3 * c.patch_px**2)
 
@@ -159,7 +160,7 @@ class VitMaeNet(nn.Module):
         self.vit = nn.ModuleDict(
             {
                 "embeddings": Embeddings(c),
-                "encoder": nn.ModuleDict({"layer": nn.ModuleList(layer() for _ in range(c.depth))}),
+                "encoder": nn.ModuleDict({"layer": nn.Sequential(*(layer() for _ in range(c.depth)))}),
                 "layernorm": nn.LayerNorm(c.dim, eps=c.norm_eps),
             }
         )
@@ -183,9 +184,7 @@ class VitMaeNet(nn.Module):
         if visible_bv is not None:
             x = gather_tokens(x, visible_bv)
         x = torch.cat([(embeddings.cls_token + places[:, :1]).expand(len(x), -1, -1), x], dim=1)
-        for layer in self.vit["encoder"]["layer"]:
-            x = layer(x)
-        return self.vit["layernorm"](x)
+        return self.vit["layernorm"](self.vit["encoder"]["layer"](x))
 
     def decode(self, seen_bvd: Tensor, visible_bv: Tensor, hidden_bm: Tensor) -> Tensor:
         """Return (b, m, 3 * pixels): predictions at the hidden places, channel last.
@@ -196,8 +195,7 @@ class VitMaeNet(nn.Module):
         seen = decoder.decoder_embed(seen_bvd)
         x = fill_masked(seen[:, 1:], visible_bv, decoder.mask_token, self.config.grid**2)
         x = torch.cat([seen[:, :1], x], dim=1) + decoder.decoder_pos_embed
-        for layer in decoder.decoder_layers:
-            x = layer(x)
+        x = decoder.decoder_layers(x)
         return decoder.decoder_pred(decoder.decoder_norm(gather_tokens(x, 1 + hidden_bm)))
 
     def errors(self, pixels_bcyx: Tensor, visible_bv: Tensor, hidden_bm: Tensor) -> Tensor:
@@ -221,8 +219,7 @@ class VitMae(Adapter):
         """
         config = self.net.config
         picture = as_picture(self.pixels(chips, BANDS)[:, 0], chips.sensor, config.white, name=self.card.name)
-        mean, std = (picture.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
-        return ((picture - mean) / std).float()
+        return z_scores(picture, config.mean, config.std)
 
     @torch.inference_mode()
     def encode(self, chips: Chips) -> Tokens:
@@ -233,7 +230,7 @@ class VitMae(Adapter):
     @torch.inference_mode()
     def loss(self, chips: Chips, hidden: np.ndarray, visible: np.ndarray | None = None) -> Loss:
         """Return the objective where `hidden` (b, h, w) is hidden."""
-        seen, masked = split_order(hidden, self.device)
+        seen, masked = self.split(chips, hidden, visible)
         error_bm = self.net.errors(self.model_input(chips), seen, masked)
         total = error_bm.mean(dim=1)
         return Loss(total_b=total, terms={"pixel": total}, error=scatter_error(error_bm, masked, hidden.shape))

@@ -27,6 +27,7 @@ from geoelle.errors import WeightsError
 
 __all__ = [
     "Remote",
+    "arguments_of",
     "cache_folder",
     "cached_file",
     "config_beside",
@@ -160,6 +161,12 @@ def state_of(checkpoint: Mapping[str, Any], *, name: str, strip: Iterable[str] =
     return state
 
 
+def arguments_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the training script that wrote a checkpoint, empty where it does not tell."""
+    told = checkpoint.get("args")
+    return dict(vars(told)) if isinstance(told, argparse.Namespace) else {}
+
+
 def load_strict(
     net: nn.Module, state: Mapping[str, Tensor], *, name: str, ignore: str = "", hints: Mapping[str, str] | None = None
 ) -> None:
@@ -190,12 +197,12 @@ def load_strict(
     net.load_state_dict({k: given[k].to(wanted[k].dtype) for k in wanted}, strict=True, assign=True)
 
 
-def config_beside(path: Path) -> dict[str, Any]:
-    """Return the config.json in the folder of a weights file, empty where there is none.
+def config_beside(path: Path, name: str = "config.json") -> dict[str, Any]:
+    """Return what a JSON file in the folder of a weights file says, empty where there is none.
 
     Raises: WeightsError (it is no JSON object).
     """
-    beside = path.with_name("config.json")
+    beside = path.with_name(name)
     if not beside.is_file():
         return {}
     try:
