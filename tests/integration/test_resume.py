@@ -143,11 +143,15 @@ def test_a_stopped_run_is_only_its_own_commands(places: Places, whole: dict[str,
 def test_a_directory_of_others_is_refused_and_left_alone(places: Places, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("It was a dark and stormy night")
-    before = tree(tmp_path)
-    for more in ((), ("--overwrite",)):
-        told = invoke("embed", *places.args, "-o", tmp_path / "thesis", *more).failure()
-        assert told.endswith("holds other files and no plan.json of a run; name a new directory with -o")
-    assert tree(tmp_path) == before and places.files.count("*.tif") == 0
+    (tmp_path / "empty").mkdir()
+    with RangeServer(tmp_path / "empty") as own:  # the shared one may still answer a command that was killed
+        catalog = tmp_path / "items.json"
+        catalog.write_text(Path(places.args[-1]).read_text().replace(places.files.url, own.url))
+        before = tree(tmp_path)
+        for more in ((), ("--overwrite",)):
+            told = invoke("embed", *places.args[:-1], catalog, "-o", tmp_path / "thesis", *more).failure()
+            assert told.endswith("holds other files and no plan.json of a run; name a new directory with -o")
+        assert tree(tmp_path) == before and own.count() == 0
     file = tmp_path / "thesis" / "chapter1.tex"
     assert "is a file; name a directory" in invoke("embed", *places.args, "-o", file).failure()
     assert "cannot be made (Not a directory)" in invoke("embed", *places.args, "-o", file / "run").failure()
