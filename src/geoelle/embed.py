@@ -80,7 +80,9 @@ def embed_chips(
     if not len(chips):
         raise InputMismatch("there are no chips to embed; select an area that holds some")
     if loss and model.card.target != "loss":
-        raise CapabilityError(f"{model.card.name} has no true loss (target: {model.card.target}); embed without --loss")
+        other = model.card.target
+        told = "nor a proxy" if other == "none" else f"only the proxy {other}, which model.proxy(chips) gives in Python"
+        raise CapabilityError(f"{model.card.name} has no true loss with these weights, {told}; embed without --loss")
     model.card.check(chips)
     parts = _each_batch(lambda part: _embed_batch(part, model, loss, twins or {}, precision), chips, batch)
     columns = {name: _stack([p[name] for p in parts]) for name in parts[0] if name != "twins"}
