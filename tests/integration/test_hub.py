@@ -186,6 +186,15 @@ def test_restrictive_terms_come_first(hub: Hub, package: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_torchgeos_file_is_fetched_from_its_commit_and_checked(hub: Hub, package: Path) -> None:
+    """What is served here is not the published file, and its name says so: it is fetched, checked and not kept."""
+    pytest.importorskip("torchgeo")
+    hub.files["torchgeo/dofa", "dofa_base_patch16_224-a0275954.pth"] = BODY
+    done = geoelle("models", "pull", "dofa.v1-base", "--torchgeo", hub=hub, package=package)
+    assert [path for path, _ in hub.gets] == ["dofa_base_patch16_224-a0275954.pth"]
+    assert done.returncode == 1 and "not the published a0275954" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [("absent", "could not be fetched (404)"), ("down", "no connection")],
