@@ -12,6 +12,7 @@ from geoelle.chips import Chips
 from geoelle.models import prithvi
 from geoelle.models.networks import on_meta, split_order
 from geoelle.models.prithvi import Prithvi, PrithviConfig, PrithviNet, Where
+from geoelle.models.prithvi_net import place_table
 from geoelle.models.weights import load_strict
 
 INPUTS = {"mask", "mask_joint"}
@@ -69,7 +70,7 @@ def loss_of(model: Prithvi, chips: Chips, where: Where, hidden: np.ndarray) -> n
 
 def table_of(config: PrithviConfig, frames: int) -> np.ndarray:
     """Return the position table, the zero row of CLS first."""
-    table = prithvi.place_table(config.dim, frames, config.grid, config.table_grid, torch.device("cpu"))[0].numpy()
+    table = place_table(config.dim, frames, config.grid, config.table_grid, torch.device("cpu"))[0].numpy()
     return np.concatenate([np.zeros_like(table[:1]), table])
 
 

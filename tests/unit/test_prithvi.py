@@ -12,7 +12,8 @@ from torch import Tensor
 from geoelle.chips import Chips
 from geoelle.errors import InputMismatch, WeightsError
 from geoelle.models import prithvi
-from geoelle.models.prithvi import BANDS, CARDS, CONFIGS, CoordinateCode, Prithvi, Where, load, make, place_table, read
+from geoelle.models.prithvi import BANDS, CARDS, CONFIGS, CoordinateCode, Prithvi, Where, load, make, read
+from geoelle.models.prithvi_net import place_table
 from small import SMALLER, make_chips, small
 
 V1, PLAIN, TL = "prithvi.v1-100m", "prithvi.v2-600m", "prithvi.v2-tiny-tl"
