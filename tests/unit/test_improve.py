@@ -1,4 +1,4 @@
-"""The pure parts of scripts/improve.py: no candidate sees what it is scored on, and the rule is that of the protocol."""
+"""The pure parts of scripts/improve.py: no candidate sees what it is scored on; the rule is that of the protocol."""
 
 import sys
 from dataclasses import replace
