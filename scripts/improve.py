@@ -4,7 +4,8 @@
                               [--cache FOLDER] [--networks FOLDER]
 
 `--cache` keeps embeddings, losses and pooled tokens; without it they are made again, in hours rather than minutes. `--networks` holds
-what scripts/train_nano.py wrote for each objective: pixel/nano.safetensors and so on. A model without weights is left out, and said to be.
+what scripts/train_nano.py wrote for each objective: pixel/nano.safetensors and so on. A model without weights is left out, and what
+docs/improve.json holds of it stays.
 """
 
 from __future__ import annotations
@@ -260,6 +261,26 @@ def _plain(verdict: Verdict) -> dict[str, object]:
     return json.loads(text, parse_float=lambda number: round(float(number), 6), parse_constant=lambda _: None)
 
 
+def tried(name: str, imagery: Path, folder: str | None, cache: Path | None) -> dict[str, object]:
+    """Return what a model's candidates score, confirmed where some survive, and its rows of the proxy."""
+    model, sets, pooled = load_model(name, folder), DEVELOPMENT[name], bool(POOLED[name])
+    kept = None if cache is None else cache / KEPT[name]
+    material = material_of(imagery, sets, model, kept, pooled=pooled)
+    result = develop(name, material)
+    result["proxy"] = proxy_rows(material.pools, material.twins, material.labels) if pooled else []
+    if result["entries"]:
+        whole = material_of(imagery, (*sets, *TEST), model, kept, pooled=pooled)
+        result["confirmation"] = confirm(name, whole, result["entries"])
+    return result
+
+
+def keep(**changed: object) -> None:
+    """Put results into docs/improve.json as they come; what was not run again stays."""
+    found = json.loads(OUT.read_text()) if OUT.is_file() else {"models": {}, "objectives": []}
+    found["models"] |= changed.pop("models", {})
+    OUT.write_text(json.dumps(found | changed, indent=1, allow_nan=False) + "\n")
+
+
 @click.command()
 @click.argument("imagery", type=click.Path(exists=True, path_type=Path))
 @click.option("--weights", multiple=True, help="NAME=FOLDER of published weights; may be given several times.")
@@ -270,27 +291,16 @@ def _plain(verdict: Verdict) -> dict[str, object]:
 def main(imagery: Path, weights: tuple[str, ...], cache: Path | None, networks: Path | None) -> None:
     torch.set_num_threads(1)
     began, folders = time.monotonic(), dict(pair.split("=", 1) for pair in weights)
-    found: dict[str, object] = {"models": {}, "objectives": [], "proxy": [], "left_out": []}
     with threadpool_limits(1):
-        for name, sets in DEVELOPMENT.items():
+        for name in DEVELOPMENT:
             if name != "nano" and name not in folders:
-                found["left_out"].append(name)
+                click.echo(f"\n{name} is left out: give --weights {name}=FOLDER", err=True)
                 continue
             click.echo(f"\n{name}")
-            model = load_model(name, folders.get(name))
-            kept = None if cache is None else cache / KEPT[name]
-            material = material_of(imagery, sets, model, kept, pooled=bool(POOLED[name]))
-            result = develop(name, material)
-            if POOLED[name]:
-                found["proxy"] += proxy_rows(name, material.pools, material.twins, material.labels)
-            if result["entries"]:
-                whole = material_of(imagery, (*sets, *TEST), model, kept, pooled=bool(POOLED[name]))
-                result["confirmation"] = confirm(name, whole, result["entries"])
-            found["models"][name] = result
+            keep(models={name: tried(name, imagery, folders.get(name), cache)})
         if networks is not None:
             click.echo("\nobjectives")
-            found["objectives"] = objectives(imagery, networks, cache)
-    OUT.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+            keep(objectives=objectives(imagery, networks, cache))
     click.echo(f"\n{improve_page.section()}\n{improve_page.proxy_section()}")
     click.echo(f"{OUT.name}, {time.monotonic() - began:.0f} s")
 

@@ -27,8 +27,6 @@ def section(found: Json | None = None) -> str:
         lines += [*_model(name, result), ""]
     if found["objectives"]:
         lines += [*_objectives(found["objectives"]), ""]
-    if found["left_out"]:
-        lines += [f"Left out for want of weights: {', '.join(found['left_out'])}.", ""]
     return "\n".join(lines)
 
 
@@ -42,15 +40,13 @@ def proxy_section(found: Json | None = None) -> str:
         "| model | variance of | read by | r, random folds | r, places held out | r of the variance with the true loss |",
         "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    for row in found["proxy"]:
+    rows = [(name, row) for name, result in found["models"].items() for row in result["proxy"]]
+    for name, row in rows:
         cells = [_number(row[key]) for key in ("random", "held_out", "with_loss")]
-        lines.append(f"| {row['model']} | {row['variance_of']} | {row['read_by']} | {' | '.join(cells)} |")
-    constant = sorted({row["model"] for row in found["proxy"] if row["random"] is None})
-    if constant:
-        lines += [
-            "",
-            f"No figure: the last LayerNorm of an untrained {' or '.join(constant)} gives every token the same variance.",
-        ]
+        lines.append(f"| {name} | {row['variance_of']} | {row['read_by']} | {' | '.join(cells)} |")
+    if constant := sorted({name for name, row in rows if row["random"] is None}):
+        names = " or ".join(constant)
+        lines += ["", f"No figure: the last LayerNorm of an untrained {names} gives every token the same variance."]
     return "\n".join([*lines, ""])
 
 

@@ -16,7 +16,7 @@ CONSTANT = 1e-4
 """Relative spread under which a target counts as constant: after a LayerNorm without training every token has variance 1."""
 
 
-def proxy_rows(name: str, pools: Pools, twins: Sequence[Pools], labels: Labels) -> list[dict[str, object]]:
+def proxy_rows(pools: Pools, twins: Sequence[Pools], labels: Labels) -> list[dict[str, object]]:
     """Read the patch-token variance of a network, and of its twins, on random folds and with places held out.
 
     Each row: whose variance, whose embedding, r on random folds, r of places held out, and the r of the variance with
@@ -27,7 +27,7 @@ def proxy_rows(name: str, pools: Pools, twins: Sequence[Pools], labels: Labels) 
              ("the trained network", "untrained twins", [(twin["mean"], own) for twin in twins]),
              ("each untrained twin", "itself", [(twin["mean"], twin["variance"][:, 0].astype(np.float64)) for twin in twins])]  # fmt: skip
     return [
-        {"model": name, "variance_of": of, "read_by": by}
+        {"variance_of": of, "read_by": by}
         | {key: _mean([read(x_nd, y_n, labels)[key] for x_nd, y_n in pairs]) for key in ("random", "held_out", "with_loss")}
         for of, by, pairs in cells
     ]  # fmt: skip

@@ -319,9 +319,9 @@ def test_the_page_tells_survivors_and_their_absence():
         "survivors": ["pool-sd"],
         "entries": [],
     }
-    found = {"models": {"nano": model}, "objectives": [], "proxy": [], "left_out": ["presto"]}
+    found = {"models": {"nano": model}, "objectives": []}
     text = improve_page.section(found)
-    assert "Of 1 candidates `pool-sd` survived." in text and "Left out for want of weights: presto." in text
+    assert "Of 1 candidates `pool-sd` survived." in text
     assert "| pool-sd | pooling | 0.900 [0.800, 1.000] | 0.050 [0.010, 0.090] | 0.001 |" in text
     model |= {"survivors": [], "candidates": [row | {"holm": 0.3, "survives": False}]}
     text = improve_page.section(found)
@@ -339,5 +339,14 @@ def test_the_proxy_is_never_called_by_the_name_of_what_it_stands_for():
             "with_loss": None,
         }
     ]
-    text = improve_page.proxy_section({"proxy": rows})
+    text = improve_page.proxy_section({"models": {"nano": {"proxy": rows}}})
     assert "| nano | each untrained twin | itself | - | - | - |" in text and "an untrained nano" in text
+
+
+def test_results_are_kept_model_by_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(improve, "OUT", tmp_path / "improve.json")
+    improve.keep(models={"nano": {"places": 1}})
+    improve.keep(models={"presto": {"places": 2}})
+    improve.keep(models={"nano": {"places": 3}}, objectives=[])
+    found = improve.json.loads(improve.OUT.read_text())
+    assert found == {"models": {"nano": {"places": 3}, "presto": {"places": 2}}, "objectives": []}
