@@ -67,7 +67,7 @@ def labelled(
             labels += [(scene.place, scene.source, scene.level)] * len(table)
     places, sources, levels = (np.array(column) for column in zip(*labels, strict=True))
     return Labelled(
-        sample=Sample.of([_one_sensor(t) for t in tables], sources=levels.tolist()),
+        sample=Sample.of([one_sensor(t) for t in tables], sources=levels.tolist()),
         places_n=places,
         sources_n=sources,
         levels_n=levels,
@@ -89,6 +89,6 @@ def _kept(path: Path | None, model: Model, bands: tuple[str, ...]) -> Embeddings
     return table if table.header.space == space_of(model, bands) else None
 
 
-def _one_sensor(table: Embeddings) -> Embeddings:
+def one_sensor(table: Embeddings) -> Embeddings:
     """Forget the level: tables of L1C and L2A are put side by side on purpose, and told apart by `sources`."""
     return replace(table, header=replace(table.header, sensor="any"))
