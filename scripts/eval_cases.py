@@ -28,13 +28,14 @@ class Case:
     bands: tuple[str, ...]
     sets: tuple[str, ...]
     note: str
+    cap: int = CAP
 
     def load(self, weights: Path | None) -> Model:
         return load_model(self.model) if weights is None else load_model(self.model, str(weights))
 
     def gather(self, imagery: Path, weights: Path | None, cache: Path | None) -> Labelled:
         folder = None if cache is None else cache / self.key
-        return nano_samples.labelled(imagery, self.sets, self.load(weights), self.bands, CAP, folder)
+        return nano_samples.labelled(imagery, self.sets, self.load(weights), self.bands, self.cap, folder)
 
 
 EVERY = ("pretrain", "fit", "test")
@@ -70,7 +71,9 @@ CASES = (
         model="presto",
         bands=BANDS,
         sets=EVERY,
-        note="Published weights; every 10-band place, one frame where Presto was trained on twelve. " + UNDATED,
+        note="Published weights; every 10-band place, one frame where Presto was trained on twelve, at most 12 chips a "
+        f"file (every pixel is a series: slow without a GPU). {UNDATED}",
+        cap=12,
     ),
 )
 
