@@ -16,7 +16,7 @@ from scipy.linalg.lapack import dormqr, dpttrf, dpttrs, dsytrd
 
 from geoelle.errors import ProbeError
 
-__all__ = ["Accumulator", "Moments", "Ridges", "origin_of", "squared_errors"]
+__all__ = ["Accumulator", "Means", "Moments", "Ridges", "origin_of", "squared_errors"]
 
 _EPS = np.finfo(np.float64).eps
 _CHUNK = 2**21  # numbers converted to float64 at a time (16 MB)
@@ -125,7 +125,8 @@ class Moments:
         sd_e = self.sd_e
         size_e = np.abs(self.origin_e) + np.sqrt(self.worn_e)
         kept = _WORN * self.count * np.square(sd_e) >= self.worn_e
-        return bool((kept & (sd_e > _DOUBTFUL * _EPS * size_e)).all())
+        varied = kept & (sd_e > _DOUBTFUL * _EPS * size_e)
+        return bool((varied | (self.worn_e == 0)).all())  # what never left the origin is constant for certain
 
     def standardised(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the Gram matrix (d, d) of standardised inputs and their products (d, t) with centred targets.
@@ -175,6 +176,27 @@ class Moments:
         return np.maximum(sse_at, 0), _EPS * np.square(size_at) <= _SURE * sse_at
 
 
+class Means:
+    """Average rows part by part, as their distance from the first: of a constant the mean is that constant, exactly."""
+
+    def __init__(self) -> None:
+        self.count, self._first_e, self._sums_e = 0, np.empty(0), np.empty(0)
+
+    def add(self, x_nd: np.ndarray, y_nt: np.ndarray) -> None:
+        """Add rows of (n, d) inputs and (n, t) targets."""
+        if not self.count and len(x_nd):
+            self._first_e = np.concatenate([x_nd[0], y_nt[0]], dtype=np.float64)
+            self._sums_e = np.zeros_like(self._first_e)
+        for part in _chunks(len(x_nd), len(self._first_e)):
+            self._sums_e += _joined(x_nd[part], y_nt[part], self._first_e).sum(0)
+        self.count += len(x_nd)
+
+    @property
+    def mean_e(self) -> np.ndarray:
+        """Means of inputs and targets so far, float64 (d + t,)."""
+        return self._first_e + self._sums_e / self.count
+
+
 class Accumulator:
     """Sum rows into moments about an origin, part by part, in memory that does not depend on their number."""
 
@@ -185,12 +207,9 @@ class Accumulator:
 
     def add(self, x_nd: np.ndarray, y_nt: np.ndarray, rows: np.ndarray | None = None) -> None:
         """Add all rows, or those numbered."""
-        d = x_nd.shape[1]
         for part in _chunks(len(x_nd) if rows is None else len(rows), len(self.origin_e)):
             at = part if rows is None else rows[part]
-            u_be = np.empty((part.stop - part.start, len(self.origin_e)))
-            np.subtract(x_nd[at], self.origin_e[:d], out=u_be[:, :d], dtype=np.float64)
-            np.subtract(y_nt[at], self.origin_e[d:], out=u_be[:, d:], dtype=np.float64)
+            u_be = _joined(x_nd[at], y_nt[at], self.origin_e)
             self._sums_e += u_be.sum(0)
             self._lower_ee = dsyrk(1.0, u_be.T, beta=1.0, c=self._lower_ee, lower=1, overwrite_c=1)
             self.count += len(u_be)
@@ -208,14 +227,11 @@ class Accumulator:
         )
 
 
-def origin_of(x_nd: np.ndarray, y_nt: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """Return the means (d + t,) of all rows, or of those numbered: the origin that moments are best taken about."""
-    n = len(x_nd) if rows is None else len(rows)
-    sums_e = np.zeros(x_nd.shape[1] + y_nt.shape[1])
-    for part in _chunks(n, len(sums_e)):
-        at = part if rows is None else rows[part]
-        sums_e += np.concatenate([values[at].sum(0, dtype=np.float64) for values in (x_nd, y_nt)])
-    return sums_e / n
+def origin_of(x_nd: np.ndarray, y_nt: np.ndarray) -> np.ndarray:
+    """Return the means (d + t,) of all rows: the origin that moments are best taken about."""
+    means = Means()
+    means.add(x_nd, y_nt)
+    return means.mean_e
 
 
 def squared_errors(
@@ -232,6 +248,14 @@ def squared_errors(
     sse_at = np.zeros(wanted_at.shape)
     sse_at[a, t] = total_k
     return sse_at
+
+
+def _joined(x_bd: np.ndarray, y_bt: np.ndarray, origin_e: np.ndarray) -> np.ndarray:
+    """Put inputs and targets side by side as float64 distances from an origin, (b, d + t)."""
+    d, u_be = x_bd.shape[1], np.empty((len(x_bd), len(origin_e)))
+    np.subtract(x_bd, origin_e[:d], out=u_be[:, :d], dtype=np.float64)
+    np.subtract(y_bt, origin_e[d:], out=u_be[:, d:], dtype=np.float64)
+    return u_be
 
 
 def _chunks(n: int, width: int) -> list[slice]:
