@@ -253,8 +253,9 @@ def squared_errors(
 def _joined(x_bd: np.ndarray, y_bt: np.ndarray, origin_e: np.ndarray) -> np.ndarray:
     """Put inputs and targets side by side as float64 distances from an origin, (b, d + t)."""
     d, u_be = x_bd.shape[1], np.empty((len(x_bd), len(origin_e)))
-    np.subtract(x_bd, origin_e[:d], out=u_be[:, :d], dtype=np.float64)
-    np.subtract(y_bt, origin_e[d:], out=u_be[:, d:], dtype=np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused where it has been summed
+        np.subtract(x_bd, origin_e[:d], out=u_be[:, :d], dtype=np.float64)
+        np.subtract(y_bt, origin_e[d:], out=u_be[:, d:], dtype=np.float64)
     return u_be
 
 

@@ -297,10 +297,10 @@ def _trained(
 ) -> Ridges:
     """Return the ridges of a training part, by subtraction where that is cheaper than its rows and as exact."""
     if split.drawn is None and len(split.buffer) < split.n_train >= X_nd.shape[1]:
-        rest = everything - held
+        left = held
         if len(split.buffer):
-            rest -= Moments.of(X_nd, y_nt, everything.origin_e, split.buffer)
-        if rest.trusted:
+            left += Moments.of(X_nd, y_nt, everything.origin_e, split.buffer)
+        if (rest := everything - left).trusted:
             return rest.ridges(alphas_a)
     return _ridges(X_nd[split.train], y_nt[split.train], alphas_a)
 
