@@ -6,6 +6,7 @@ zero, the mean itself would fill the digits in which the variance stands. What r
 rounding errors of all that went into it, so `Moments.trusted` says where too little is left.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -16,12 +17,14 @@ from scipy.linalg.lapack import dormqr, dpttrf, dpttrs, dsytrd
 
 from geoelle.errors import ProbeError
 
-__all__ = ["Accumulator", "Means", "Moments", "Ridges", "origin_of", "squared_errors"]
+__all__ = ["Accumulator", "Means", "Moments", "Ridges", "origin_of", "shrunk", "squared_errors"]
 
 _EPS = np.finfo(np.float64).eps
-_CHUNK = 2**21  # numbers converted to float64 at a time (16 MB)
+_CHUNK = 2**18  # numbers converted to float64 at a time for a product of matrices (2 MB)
+_CACHED = 2**16  # the same for a sum, which is bound by memory: 512 kB stay in cache
 _WORN = 30.0  # rounding errors of a difference may be this many times those of sums taken directly
 _DOUBTFUL = 1e3  # sd in units of eps x size below which a column may be constant, and only its rows can tell
+_LOST = 10 * _EPS  # part of the greatest eigenvalue below which another, or alpha, is rounding
 _SURE = 1e-9  # greatest relative error of a sum of squared errors that is taken from moments
 
 
@@ -134,7 +137,7 @@ class Moments:
         Rows and columns of constant inputs are 0, and so are the products of constant targets.
         """
         sd_e, d = self.sd_e, len(self.origin_e) - self.n_targets
-        inverse_e = np.divide(1.0, sd_e, out=np.zeros_like(sd_e), where=sd_e > 0)
+        inverse_e = _inverse(sd_e)
         inverse_e[d:] = sd_e[d:] > 0
         centred_ee = np.multiply.outer(self.sums_e, self.sums_e / -self.count)
         centred_ee += self.products_ee
@@ -150,8 +153,9 @@ class Moments:
         if self.count < 2:
             raise ProbeError(f"a ridge cannot be fitted to {self.count} rows; pass at least 2")
         d, mean_e = len(self.origin_e) - self.n_targets, self.mean_e
-        scale_d = np.where(self.sd_e[:d] > 0, self.sd_e[:d], 1.0)
-        weights_adt = _solve(*self.standardised(), alphas_a) / scale_d[:, None]
+        sd_d = self.sd_e[:d]
+        weights_adt = _solve(*self.standardised(), alphas_a) * _inverse(sd_d)[:, None]
+        scale_d = np.where(sd_d > 0, sd_d, 1.0)
         return Ridges(weights_adt=weights_adt, mean_d=mean_e[:d], scale_d=scale_d, y_mean_t=mean_e[d:])
 
     def squared_errors(self, ridges: Ridges) -> tuple[np.ndarray, np.ndarray]:
@@ -184,11 +188,13 @@ class Means:
 
     def add(self, x_nd: np.ndarray, y_nt: np.ndarray) -> None:
         """Add rows of (n, d) inputs and (n, t) targets."""
-        if not self.count and len(x_nd):
+        if not len(x_nd):
+            return
+        if not self.count:
             self._first_e = np.concatenate([x_nd[0], y_nt[0]], dtype=np.float64)
             self._sums_e = np.zeros_like(self._first_e)
-        for part in _chunks(len(x_nd), len(self._first_e)):
-            self._sums_e += _joined(x_nd[part], y_nt[part], self._first_e).sum(0)
+        for u_be in _joined(x_nd, y_nt, self._first_e, None, _CACHED):
+            self._sums_e += u_be.sum(0)
         self.count += len(x_nd)
 
     @property
@@ -207,16 +213,15 @@ class Accumulator:
 
     def add(self, x_nd: np.ndarray, y_nt: np.ndarray, rows: np.ndarray | None = None) -> None:
         """Add all rows, or those numbered."""
-        for part in _chunks(len(x_nd) if rows is None else len(rows), len(self.origin_e)):
-            at = part if rows is None else rows[part]
-            u_be = _joined(x_nd[at], y_nt[at], self.origin_e)
+        for u_be in _joined(x_nd, y_nt, self.origin_e, rows, _CHUNK):
             self._sums_e += u_be.sum(0)
             self._lower_ee = dsyrk(1.0, u_be.T, beta=1.0, c=self._lower_ee, lower=1, overwrite_c=1)
             self.count += len(u_be)
 
     def moments(self) -> Moments:
         """Return the moments of all rows so far."""
-        products_ee = np.tril(self._lower_ee) + np.tril(self._lower_ee, -1).T
+        products_ee = self._lower_ee + self._lower_ee.T  # what lies above the diagonal is 0
+        np.fill_diagonal(products_ee, np.diagonal(self._lower_ee))
         return Moments(
             count=self.count,
             n_targets=self.n_targets,
@@ -241,7 +246,7 @@ def squared_errors(
     a, t = np.nonzero(wanted_at)
     weights_dk = ridges.weights_adt[a, :, t].T
     total_k = np.zeros(len(a))
-    for part in _chunks(len(rows), x_nd.shape[1] + len(a)):
+    for part in _chunks(len(rows), x_nd.shape[1] + len(a), _CHUNK):
         z_bd = np.subtract(x_nd[rows[part]], ridges.mean_d, dtype=np.float64)
         error_bk = (y_nt[rows[part]] - ridges.y_mean_t)[:, t] - z_bd @ weights_dk
         total_k += np.square(error_bk).sum(0)
@@ -250,18 +255,33 @@ def squared_errors(
     return sse_at
 
 
-def _joined(x_bd: np.ndarray, y_bt: np.ndarray, origin_e: np.ndarray) -> np.ndarray:
-    """Put inputs and targets side by side as float64 distances from an origin, (b, d + t)."""
-    d, u_be = x_bd.shape[1], np.empty((len(x_bd), len(origin_e)))
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused where it has been summed
-        np.subtract(x_bd, origin_e[:d], out=u_be[:, :d], dtype=np.float64)
-        np.subtract(y_bt, origin_e[d:], out=u_be[:, d:], dtype=np.float64)
-    return u_be
+def _joined(
+    x_nd: np.ndarray, y_nt: np.ndarray, origin_e: np.ndarray, rows: np.ndarray | None, numbers: int
+) -> Iterator[np.ndarray]:
+    """Yield distances from an origin, inputs and targets side by side, (b, d + t) float64 in a buffer used again."""
+    n, d = len(x_nd) if rows is None else len(rows), x_nd.shape[1]
+    parts = _chunks(n, len(origin_e), numbers)
+    buffer_be = np.empty((max((part.stop - part.start for part in parts), default=0), len(origin_e)))
+    for part in parts:
+        at, u_be = part if rows is None else rows[part], buffer_be[: part.stop - part.start]
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused where it has been summed
+            np.subtract(x_nd[at], origin_e[:d], out=u_be[:, :d], dtype=np.float64)
+            np.subtract(y_nt[at], origin_e[d:], out=u_be[:, d:], dtype=np.float64)
+        yield u_be
 
 
-def _chunks(n: int, width: int) -> list[slice]:
-    """Cut n rows of so many numbers into slices that fit in 16 MB of float64."""
-    step = max(64, _CHUNK // max(1, width))
+def shrunk(values_e: np.ndarray, target_et: np.ndarray, alpha: float) -> np.ndarray:
+    """Divide by eigenvalues + alpha. Where both are lost in rounding the direction is empty, and gets nothing."""
+    lost = max(_LOST * values_e.max(), -values_e.min())
+    weight_e = np.divide(1.0, values_e + alpha, out=np.zeros_like(values_e), where=values_e > lost)
+    if alpha > lost:
+        weight_e = 1.0 / (np.maximum(values_e, 0.0) + alpha)
+    return target_et * weight_e[:, None]
+
+
+def _chunks(n: int, width: int, numbers: int) -> list[slice]:
+    """Cut n rows of a width into slices of about so many numbers."""
+    step = max(16, numbers // width)
     return [slice(at, min(at + step, n)) for at in range(0, n, step)]
 
 
@@ -289,9 +309,14 @@ def _turned(reflectors_dd: np.ndarray, tau: np.ndarray, v_dk: np.ndarray, trans:
 
 
 def _tridiagonal(diagonal_d: np.ndarray, off: np.ndarray, alpha: float, target_dt: np.ndarray) -> np.ndarray:
-    pivots_d, factors, failed = dpttrf(diagonal_d + alpha, off)
-    if not failed:
-        return dpttrs(pivots_d, factors, target_dt)[0]
-    # alpha is lost in the rounding of the Gram matrix: its eigenvalues below 0 stand for 0
+    if alpha > _LOST * max(np.abs(diagonal_d).max(), np.abs(off).max()):
+        pivots_d, factors, failed = dpttrf(diagonal_d + alpha, off)
+        if not failed:
+            return dpttrs(pivots_d, factors, target_dt)[0]
     values_d, basis_dd = eigh_tridiagonal(diagonal_d, off)
-    return basis_dd @ (basis_dd.T @ target_dt / (np.maximum(values_d, 0) + alpha)[:, None])
+    return basis_dd @ shrunk(values_d, basis_dd.T @ target_dt, alpha)
+
+
+def _inverse(sd_e: np.ndarray) -> np.ndarray:
+    """Return 1 / sd, and 0 for what is constant."""
+    return np.divide(1.0, sd_e, out=np.zeros_like(sd_e), where=sd_e > 0)

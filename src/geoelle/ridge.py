@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from geoelle.errors import HoldoutError, ProbeError
 from geoelle.holdout import default_cv
-from geoelle.moments import Moments, Ridges, origin_of, squared_errors
+from geoelle.moments import Moments, Ridges, origin_of, shrunk, squared_errors
 
 __all__ = [
     "ALPHAS",
@@ -322,7 +322,7 @@ def _dual(X_nd: np.ndarray, y_nt: np.ndarray, alphas_a: np.ndarray) -> Ridges:
     z_nd[:, constant] = 0.0
     values_e, u_ne = np.linalg.eigh(z_nd @ z_nd.T)
     target_et = u_ne.T @ (y_nt - y_mean_t)
-    shrunk_aet = target_et / (np.maximum(values_e, 0.0)[:, None] + alphas_a[:, None, None])
+    shrunk_aet = np.stack([shrunk(values_e, target_et, alpha) for alpha in alphas_a])
     weights_adt = z_nd.T @ (u_ne @ shrunk_aet) / scale_d[:, None]
     return Ridges(weights_adt=weights_adt, mean_d=mean_d, scale_d=scale_d, y_mean_t=y_mean_t)
 
