@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "geoelle"
 LAYERS = (
     "errors",
-    "access bootstrap complexity files holdout lattice models.masks models.networks models.weights resample scene "
+    "access bootstrap complexity files holdout lattice models.masks models.networks models.weights moments resample scene "
     "vectors",
     "area assets looks raster ridge scores style models.galileo_net models.olmoearth_net models.presto_net "
     "models.prithvi_net models.scalemae_net",
-    "baselines chips embeddings figures geoparquet item probe",
+    "baselines batches chips embeddings figures geoparquet item probe",
     "geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
     "catalog embed read report trial models.nano "
     "models.clay models.dino models.dofa models.fgmae models.galileo models.olmoearth "
