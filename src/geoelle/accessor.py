@@ -341,4 +341,5 @@ def _raster(values: Any, addresses: Addresses, card: Card, probe: Probe) -> xr.D
     box = addresses.lattice.raster_geobox(addresses.rows, addresses.cols)
     out = xr.DataArray(values, {"band": list(_names(probe)), **xr_coords(box)}, ("band", "y", "x"), name="elle")
     out.encoding |= {"grid_mapping": "spatial_ref", "_FillValue": np.float32("nan")}
-    return out.assign_attrs(long_name=_names(probe), unit=str(probe.data.get("unit", "")), reading=card.reading)
+    bands = Bands(probe=probe)
+    return out.assign_attrs(bands.tags(), long_name=_names(probe), unit=bands.unit, reading=card.reading)

@@ -13,8 +13,8 @@ LAYERS = (
     "errors",
     "access bootstrap complexity files holdout lattice models.masks models.networks models.weights resample scene "
     "vectors",
-    "applicability area assets looks raster ridge scores style models.galileo_net models.olmoearth_net models.presto_net "
-    "models.prithvi_net models.scalemae_net",
+    "applicability area assets looks raster ridge scores style models.galileo_net models.olmoearth_net "
+    "models.presto_net models.prithvi_net models.scalemae_net",
     "baselines chips embeddings figures geoparquet intervals item",
     "geodataset harmonise models.base probe quicklook sample stac models.clay_net models.dofa_net",
     "bands catalog embed read report trial trust models.nano "

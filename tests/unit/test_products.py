@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 import scenes
 from geoelle import run as module
 from geoelle.area import Address, Addresses, Area, Lattice
+from geoelle.bands import Bands
 from geoelle.complexity import feature_names
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings, Header
@@ -27,7 +28,7 @@ from geoelle.models import load_model
 from geoelle.models.nano import BANDS as NANO
 from geoelle.plan import Job, Plan, make_plan
 from geoelle.probe import Affine, Probe
-from geoelle.products import BANDS, WEIGHTS, Product, layers, probe_for, run_map, shipped_probe
+from geoelle.products import WEIGHTS, Product, probe_for, run_map, shipped_probe
 from geoelle.run import load_manifest
 from ground import GSD_M, make_scene, save_catalog, three_places
 
@@ -85,15 +86,15 @@ def test_layers_are_the_maps_of_the_probe() -> None:
         header=Header(space=space_of(model, SIX), sensor="s", bands=SIX, feature_names=names),
     )  # fmt: skip
     probe = Probe(embedding=affine(128, 0), pixels=affine(len(names), 1), feature_names=names, space={"model": "nano"})
-    found = layers(table, probe)
-    assert tuple(found) == BANDS and all(values.dtype == np.float32 for values in found.values())
+    found = Bands(probe=probe).values(table)
+    assert tuple(found) == ("difficulty", "complexity", "excess", "date") and all(values.dtype == np.float32 for values in found.values())
     log_difficulty = vectors @ probe.embedding.weights_d - 3
     log_complexity = features @ probe.pixels.weights_d - 3
     np.testing.assert_allclose(found["difficulty"], np.exp(log_difficulty), rtol=1e-4)
     np.testing.assert_allclose(found["complexity"], np.exp(log_complexity), rtol=1e-4)
     np.testing.assert_allclose(found["excess"], log_difficulty - log_complexity, rtol=1e-3, atol=1e-4)
     assert found["date"][0] == 19_875.5 and np.isnan(found["date"][1]) and found["date"][2] == 1
-    raw = layers(table, replace(probe, scale="raw"))
+    raw = Bands(probe=replace(probe, scale="raw")).values(table)
     np.testing.assert_allclose(raw["difficulty"], log_difficulty, rtol=1e-4)
     np.testing.assert_allclose(raw["excess"], raw["difficulty"] - raw["complexity"], rtol=1e-3, atol=1e-5)
 
