@@ -91,14 +91,13 @@ class Bands:
 
     def tags(self) -> dict[str, str]:
         """Return what the bands are, for the metadata of the file."""
-        tags = {"GEOELLE_SCALE": self._scale()}
-        told = self._sentences()
+        tags, told = {"GEOELLE_SCALE": self._scale()}, self._sentences()
         if self.probe.spread is not None:
-            level = f"lower, upper: interval of {100 * (1 - self.probe.spread.alpha):g}%"
-            tags["GEOELLE_INTERVAL"] = f"{level}; {told.get('interval', 'its coverage was not measured')}"
+            level = f"an interval of {100 * (1 - self.probe.spread.alpha):g}%, whose coverage was not measured"
+            tags["GEOELLE_INTERVAL"] = f"lower, upper: {told.get('interval', level)}"
         if self.probe.reach is not None:
-            area = f"applicable: 1 where dissimilarity is at most {self.probe.reach.threshold:.4g}, else 0"
-            tags["GEOELLE_REACH"] = f"{area}; {told.get('reach', 'not compared with errors')}"
+            area = f"applicable is a dissimilarity of at most {self.probe.reach.threshold:.3g}, not compared with errors"
+            tags["GEOELLE_REACH"] = told.get("reach", area)
         return tags
 
     def warnings(self) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ from geoelle.errors import HoldoutError, ProbeError
 from geoelle.ridge import Affine, RidgeProbeCV, inner_cv, nested_ridge
 
 __all__ = [
-    "CURVE", "Calibration", "Coverage", "HeldOut", "Level", "Spread", "calibrate", "check_places", "hold_out",
+    "CURVE", "Calibration", "Coverage", "HeldOut", "Level", "Spread", "calibrate", "check_level", "check_places",
+    "hold_out",
     "place_quantile", "place_weights",
 ]  # fmt: skip
 
@@ -55,7 +56,7 @@ class Spread:
         numbers = (self.low, self.high, self.threshold)
         if not (all(map(math.isfinite, numbers)) and self.low <= self.high and self.threshold >= 0):
             raise ProbeError(f"no interval can be made from clip and threshold {numbers}; fit it again")
-        _check_alpha(self.alpha)
+        check_level(self.alpha)
 
     def half_width(self, vectors: np.ndarray) -> np.ndarray:
         """Return half the width of the interval on the probe's scale, float64 over the last axis; NaN gives NaN."""
@@ -176,9 +177,15 @@ class Coverage:
         }
 
 
+def check_level(alpha: float) -> None:
+    """Raise `ProbeError` for a share left outside that is not between 0 and 1."""
+    if not 0 < alpha < 1:
+        raise ProbeError(f"no interval has a level of {1 - alpha:g}; give one between 0 and 1, 0.9 say")
+
+
 def check_places(n_places: int, alpha: float) -> None:
     """Raise `HoldoutError` where fewer than 1 / alpha places carry an interval, `ProbeError` for another alpha."""
-    _check_alpha(alpha)
+    check_level(alpha)
     if n_places * alpha < 1 - 1e-9:
         raise HoldoutError(
             f"an interval of level {1 - alpha:g} fails for {n_places} blocks or places ({math.ceil(1 / alpha - 1e-9)} "
@@ -310,8 +317,3 @@ def _by_fold(
         at = fold_n == k
         places = len(np.unique(place_n[at]))
         yield k, int(at.sum()), places, float(covered_n[at].mean()), float(width_n[at].mean())
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
-        raise ProbeError(f"no interval has a level of {1 - alpha:g}; give one between 0 and 1, 0.9 say")

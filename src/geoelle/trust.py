@@ -13,7 +13,7 @@ from sklearn.model_selection import BaseCrossValidator
 from geoelle.applicability import Informativeness, Reach, fit_reach, informativeness
 from geoelle.bootstrap import Bootstrap, Interval
 from geoelle.errors import HoldoutError, ProbeError
-from geoelle.intervals import Calibration, Coverage, HeldOut, Spread, calibrate, hold_out, place_weights
+from geoelle.intervals import Calibration, Coverage, HeldOut, Spread, calibrate, check_level, hold_out, place_weights
 from geoelle.probe import Probe, on_scale
 from geoelle.ridge import cross_predict
 
@@ -99,6 +99,7 @@ def fit_trust(
     Raises `ProbeError` for a constant loss or a level outside 0 .. 1, `HoldoutError` without places to hold out.
     """
     y_n, alpha = on_scale(loss_n, probe.scale), round(1 - level, 12)
+    check_level(alpha)
     learned = calibrate(vectors_nd, y_n, cv=cv, groups=groups, embedding=probe.embedding)
     held_out = hold_out(vectors_nd, y_n, cv=cv, groups=groups)
     place_n = learned.place_n

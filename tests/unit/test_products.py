@@ -87,7 +87,8 @@ def test_layers_are_the_maps_of_the_probe() -> None:
     )  # fmt: skip
     probe = Probe(embedding=affine(128, 0), pixels=affine(len(names), 1), feature_names=names, space={"model": "nano"})
     found = Bands(probe=probe).values(table)
-    assert tuple(found) == ("difficulty", "complexity", "excess", "date") and all(values.dtype == np.float32 for values in found.values())
+    assert tuple(found) == ("difficulty", "complexity", "excess", "date")
+    assert all(values.dtype == np.float32 for values in found.values())
     log_difficulty = vectors @ probe.embedding.weights_d - 3
     log_complexity = features @ probe.pixels.weights_d - 3
     np.testing.assert_allclose(found["difficulty"], np.exp(log_difficulty), rtol=1e-4)
