@@ -96,7 +96,9 @@ class Bands:
             level = f"an interval of {100 * (1 - self.probe.spread.alpha):g}%, whose coverage was not measured"
             tags["GEOELLE_INTERVAL"] = f"lower, upper: {told.get('interval', level)}"
         if self.probe.reach is not None:
-            area = f"applicable is a dissimilarity of at most {self.probe.reach.threshold:.3g}, not compared with errors"
+            area = (
+                f"applicable is a dissimilarity of at most {self.probe.reach.threshold:.3g}, not compared with errors"
+            )
             tags["GEOELLE_REACH"] = told.get("reach", area)
         return tags
 
