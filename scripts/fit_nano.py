@@ -19,6 +19,7 @@ from geoelle.holdout import PlaceKFold
 from geoelle.models import load_model
 from geoelle.nulls import evaluate
 from geoelle.probe import fit_probe
+from geoelle.trust import fit_trust
 from nano_samples import BAND_SETS, labelled
 
 FOLDS = 5
@@ -39,9 +40,12 @@ def main(imagery: Path, threads: int) -> None:
             sample.vectors_nd, sample.loss_n, groups=found.places_n, space=space_of(model, bands), scale="log", cv=cv,
             features=(sample.features_nf, sample.feature_names),
         )  # fmt: skip
+        trust = fit_trust(
+            probe, sample.vectors_nd, sample.loss_n, cv=cv, groups=found.places_n, halves_n2=sample.loss_rel_n2
+        )
         table = scores.table()
         probe = replace(
-            probe,
+            trust.probe,
             scores=scores.to_dict(),
             folds={"kind": repr(cv), "places": sorted(set(found.places_n.tolist())), "n": FOLDS},
             versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
@@ -52,7 +56,7 @@ def main(imagery: Path, threads: int) -> None:
             licence="CC-BY-4.0",
         )  # fmt: skip
         path = probe.save(OUT / f"nano-probe-{name}.safetensors", overwrite=True)
-        click.echo(f"{path.name}: {table.sentence()}")
+        click.echo(f"{path.name}: {table.sentence()} {' '.join(trust.lines)}")
 
 
 if __name__ == "__main__":

@@ -235,8 +235,9 @@ def embed(loss: bool, twins: int | None, **options: Any) -> None:
 @area_options
 @model_options
 @click.option("--probe", type=click.Path(path_type=Path), help="Default: the probe that ships with the model.")
+@click.option("--expected", is_flag=True, help="Write difficulty as the mean loss, not the typical (median) one.")
 @output_options
-def map_(probe: Path | None, **options: Any) -> None:
+def map_(probe: Path | None, expected: bool, **options: Any) -> None:
     """Write a difficulty map: COG, Zarr, QGIS style, STAC item, picture and report.
 
     \b
@@ -248,10 +249,14 @@ def map_(probe: Path | None, **options: Any) -> None:
 
     plan = make_plan(job_of(options), cells_for_map=True)
     used = probe_for(plan, probe)
+    if expected:
+        used.check_expected()
     if not _go_on(plan, options):
         return
     with console.progress(options["as_json"]) as report:
-        product = run_map(plan, used, options["out"], overwrite=options["overwrite"], progress=report)
+        product = run_map(
+            plan, used, options["out"], expected=expected, overwrite=options["overwrite"], progress=report
+        )
     _tell(options, product.to_dict())
 
 
@@ -266,13 +271,19 @@ def map_(probe: Path | None, **options: Any) -> None:
     show_default=True,
     help="Fit the loss or its logarithm.",
 )
+@click.option(
+    "--interval",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Level of the intervals. Default: 0.9, left out where blocks are too few.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("probe.safetensors"), show_default=True)
 @click.option("--overwrite", is_flag=True)
 @click.option("--dry-run", is_flag=True, help="Print chips, blocks and folds; fit nothing.")
 @json_option
 def fit(
-    runs: tuple[Path, ...], block: str, folds: int, scale: str, out: Path, overwrite: bool, dry_run: bool, as_json: bool
-) -> None:
+    runs: tuple[Path, ...], block: str, folds: int, scale: str, interval: float | None, out: Path, overwrite: bool,
+    dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Fit a probe on runs that hold a loss; print its score on held-out ground beside every null.
 
     \b
@@ -284,7 +295,9 @@ def fit(
     if dry_run:
         _show(plan_fit(runs, block_m=block_metres(block), folds=folds), as_json)
         return
-    fitted = fit_runs(runs, block_m=block_metres(block), folds=folds, scale=scale, out=out, overwrite=overwrite)
+    fitted = fit_runs(
+        runs, block_m=block_metres(block), folds=folds, scale=scale, out=out, interval=interval, overwrite=overwrite
+    )
     if as_json:
         console.print_json(fitted.to_dict())
         return

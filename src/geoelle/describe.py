@@ -84,7 +84,11 @@ def _probe(path: Path) -> dict[str, Any]:
         "alpha": probe.embedding.alpha,
         **{f"space {k}": v for k, v in probe.space.items()},
         "licence": probe.licence,
+        "intervals": "no" if probe.spread is None else f"{100 * (1 - probe.spread.alpha):g}%",
+        "smearing": probe.smearing,
+        "reference points": 0 if probe.reach is None else len(probe.reach.counts_m),
         "scores": dict(probe.scores),
+        "trust": dict(probe.trust),
         "folds": dict(probe.folds),
         "data": dict(probe.data),
     }

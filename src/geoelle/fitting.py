@@ -20,6 +20,7 @@ from geoelle.errors import FormatError, ProbeError
 from geoelle.figures import Score
 from geoelle.files import check_free, fresh_file, write_bytes
 from geoelle.holdout import SpatialKFold
+from geoelle.intervals import check_places
 from geoelle.models import model_card
 from geoelle.nulls import evaluate
 from geoelle.probe import Probe, Scale, fit_probe, on_scale
@@ -27,6 +28,7 @@ from geoelle.report import FitFacts, fit_pictures, fit_report
 from geoelle.ridge import cross_predict
 from geoelle.sample import Sample
 from geoelle.scores import Scores, Table, score_rows
+from geoelle.trust import LEVEL, Trust, fit_trust
 from geoelle.vectors import parquet_files, vectors_from
 
 __all__ = ["Fitted", "block_metres", "fit_runs", "plan_fit", "plan_score", "score_bars_of", "score_file"]
@@ -37,18 +39,23 @@ MIN_CHIPS_OF_A_PLACE = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A probe with its scores and the files it was written to."""
+    """A probe with its scores, how far to trust it, and the files it was written to."""
 
     probe: Probe
     scores: Scores
+    trust: Trust
     files: tuple[Path, ...]
 
     @property
     def table(self) -> str:
-        return self.scores.to_markdown()
+        return self.scores.to_markdown() + "".join(f"- {line}\n" for line in self.trust.lines)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"files": [str(f) for f in self.files], "scores": self.scores.to_dict()}
+        return {
+            "files": [str(f) for f in self.files],
+            "scores": self.scores.to_dict(),
+            "trust": dict(self.probe.trust),
+        }
 
 
 def block_metres(text: str) -> float:
@@ -63,11 +70,13 @@ def block_metres(text: str) -> float:
 
 
 def fit_runs(
-    runs: Sequence[Path], *, block_m: float, folds: int, scale: Scale, out: Path, overwrite: bool = False
-) -> Fitted:
+    runs: Sequence[Path], *, block_m: float, folds: int, scale: Scale, out: Path, interval: float | None = None,
+    overwrite: bool = False,
+) -> Fitted:  # fmt: skip
     """Fit a probe on finished runs with blocks of ground held out; write the probe, its JSON and its report.
 
-    Blocks within a chip's diagonal of a held-out chip leave the training side: they show the same pixels.
+    Blocks within a chip's diagonal of a held-out chip leave the training side: they show the same pixels. `interval` is
+    the level of the intervals; None takes 0.9 where there are blocks enough, and else leaves them out and says so.
 
     Raises: HoldoutError (too few blocks), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
     """
@@ -77,6 +86,8 @@ def fit_runs(
     for path in beside:
         check_free(path, overwrite=overwrite)
     tables, sample, cv = _prepared(runs, block_m, folds)
+    if interval is not None:
+        check_places(len(np.unique(cv.labels(sample.lonlat_n2))), round(1 - interval, 12))
     scores = evaluate(sample, cv=cv, scale=scale)
     card = model_card(str(tables[0].header.space["model"]))
     probe = fit_probe(
@@ -88,19 +99,28 @@ def fit_runs(
         cv=cv,
         features=(sample.features_nf, sample.feature_names),
     )
-    probe = replace(
+    trust = fit_trust(
         probe,
+        sample.vectors_nd,
+        sample.loss_n,
+        cv=cv,
+        groups=sample.lonlat_n2,
+        level=LEVEL if interval is None else interval,
+        halves_n2=sample.loss_rel_n2,
+    )
+    probe = replace(
+        trust.probe,
         scores=scores.to_dict(),
         folds={"kind": " ".join(repr(cv).split()), "block_m": block_m, "n": folds},
         licence=card.weights_licence,
         versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
         data={"unit": card.unit, "runs": [run.resolve().name for run in runs], "chips": len(sample.loss_n)},
     )
-    page = _page(sample, scores, probe, cv, tables[0].header)
+    page = _page(sample, scores, probe, cv, tables[0].header, trust.lines)
     probe.save(beside[0], overwrite=True)
     probe.to_json(beside[1], overwrite=True)
     write_bytes(beside[2], page.encode(), overwrite=True)
-    return Fitted(probe=probe, scores=scores, files=tuple(beside))
+    return Fitted(probe=probe, scores=scores, trust=trust, files=tuple(beside))
 
 
 def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int) -> dict[str, Any]:
@@ -144,7 +164,7 @@ def score_bars_of(table: Table) -> tuple[Score, ...]:
     )
 
 
-def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header: Header) -> str:
+def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header: Header, told: tuple[str, ...]) -> str:
     card, y_n = model_card(str(header.space["model"])), on_scale(sample.loss_n, probe.scale)
     predicted_n = cross_predict(sample.vectors_nd, y_n, cv, sample.lonlat_n2)
     labels = cv.labels(sample.lonlat_n2)
@@ -172,7 +192,7 @@ def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header
         folds=cv.n_splits,
         alpha=f"{probe.embedding.alpha:.3g}",
         scores=score_rows(scores.to_dict()["tables"][0]),
-        warnings=(table.sentence(), *scores.notes),
+        warnings=(table.sentence(), *scores.notes, *told),
         versions=dict(probe.versions),
     )
     return fit_report(facts, pictures)

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from geoelle.area import Lattice
+from geoelle.bands import Bands
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings
 from geoelle.errors import ProbeError, ReadError
@@ -28,15 +29,13 @@ from geoelle.raster import BandStatistics, geobox_of, paint, write_cog, write_za
 from geoelle.report import Counts, MapFacts, map_pictures, map_report
 from geoelle.run import Outcome, Progress, finish, run_embed
 from geoelle.scores import score_rows
-from geoelle.style import Ramp, write_qml
+from geoelle.style import write_qml
 
-__all__ = ["BANDS", "Product", "layers", "probe_for", "run_map", "shipped_probe"]
+__all__ = ["Product", "probe_for", "run_map", "shipped_probe"]
 
 WEIGHTS = Path(__file__).parent / "weights"
-BANDS = ("difficulty", "complexity", "excess", "date")
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 ZARR = "application/vnd+zarr"
-EPOCH = np.datetime64("1970-01-01", "s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,24 +89,17 @@ def shipped_probe(model: Model, bands: tuple[str, ...]) -> Probe:
     )
 
 
-def layers(embeddings: Embeddings, probe: Probe) -> dict[str, np.ndarray]:
-    """Return the bands of the map, each float32 (n,): difficulty, complexity, excess, and days since 1970-01-01."""
-    days = (embeddings.times_n - EPOCH) / np.timedelta64(1, "D")
-    return {
-        "difficulty": probe.score(embeddings.vectors_nd),
-        "complexity": probe.complexity(embeddings.features_nf),
-        "excess": probe.excess(embeddings.vectors_nd, embeddings.features_nf),
-        "date": np.where(embeddings.valid_n, days, np.nan).astype(np.float32),
-    }
-
-
 def run_map(
-    plan: Plan, probe: Probe, out: Path, *, overwrite: bool = False, progress: Progress | None = None
-) -> Product:
+    plan: Plan, probe: Probe, out: Path, *, expected: bool = False, overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Product:  # fmt: skip
     """Embed what is missing, then write the map of each zone that holds a valid chip, and the manifest.
 
-    Raises: as `run_embed`; ReadError (no chip is valid, so there is nothing to map).
+    With `expected`, difficulty is the mean loss instead of the typical one.
+
+    Raises: as `run_embed`; ProbeError (no smearing factor for `expected`); ReadError (no chip is valid).
     """
+    bands = Bands(probe=probe, expected=expected)
     outcome = run_embed(plan, out, overwrite=overwrite, progress=progress)
     if not outcome.counts["read"]:
         raise ReadError(
@@ -122,31 +114,36 @@ def run_map(
         embeddings = Embeddings.read(parts)
         if not embeddings.valid_n.any():
             continue
-        raster = paint(embeddings.addresses, layers(embeddings, probe))
-        files += _write_zone(plan, probe, outcome, embeddings, raster, out / stem)
-        for band, values in zip(BANDS, raster.values, strict=True):
+        raster = paint(embeddings.addresses, bands.values(embeddings))
+        files += _write_zone(plan, bands, outcome, embeddings, raster, out / stem)
+        for band, values in zip(bands.names, raster.values, strict=True):
             statistics[f"{stem}:{band}"] = asdict(BandStatistics.of(values))
     finish(
         outcome,
         plan,
         files,
         {
-            "probe": {"digest": probe.digest, "space": dict(probe.space), "scores": dict(probe.scores)},
+            "probe": {
+                "digest": probe.digest,
+                "space": dict(probe.space),
+                "scores": dict(probe.scores),
+                "trust": dict(probe.trust),
+            },
             "statistics": statistics,
         },
     )
     return Product(
-        out=out, files=tuple(files), counts=outcome.counts, lines=_lines(plan, probe, statistics), statistics=statistics
+        out=out, files=tuple(files), counts=outcome.counts, lines=_lines(plan, bands, statistics), statistics=statistics
     )
 
 
 def _write_zone(
-    plan: Plan, probe: Probe, outcome: Outcome, embeddings: Embeddings, raster: xr.DataArray, stem: Path
+    plan: Plan, bands: Bands, outcome: Outcome, embeddings: Embeddings, raster: xr.DataArray, stem: Path
 ) -> list[Path]:
     """Write the files of one zone beside each other; the STAC item last, since it holds their hashes."""
-    units = [_unit(probe), _unit(probe), "ln" if probe.scale == "log" else _unit(probe), "days since 1970-01-01"]
-    texts = {"descriptions": BANDS, "units": units, "tags": _tags(plan, probe), "overwrite": True}
-    ramps = _ramps(raster, probe)
+    units, probe = tuple(bands.units.values()), bands.probe
+    texts = {"descriptions": bands.names, "units": units, "tags": _tags(plan, bands), "overwrite": True}
+    ramps = bands.ramps(raster)
     card, lattice = plan.model.card, embeddings.addresses.lattice
     text = MapText(
         title=f"Where {card.name} finds the ground hard",
@@ -187,7 +184,7 @@ def _write_zone(
             title="Quicklook",
         ),
     ]
-    page = map_report(_facts(plan, probe, outcome, lattice, {f.path.name: f.path for f in files}), pictures)
+    page = map_report(_facts(plan, bands, outcome, lattice, {f.path.name: f.path for f in files}), pictures)
     report = stem.with_name(stem.name.replace("difficulty", "report") + ".html")
     files.append(
         OutputFile(
@@ -200,7 +197,7 @@ def _write_zone(
     )
     item = write_item(
         stem.with_name(stem.name.replace("difficulty", "item") + ".json"),
-        ItemFacts(id=stem.name, **_period(plan), descriptions=BANDS, units=tuple(units),
+        ItemFacts(id=stem.name, **_period(plan), descriptions=bands.names, units=units,
                   properties={"geoelle:space": dict(probe.space), "geoelle:counts": outcome.counts}),
         raster,
         files=files,
@@ -210,19 +207,8 @@ def _write_zone(
     return [*(f.path for f in files), item]
 
 
-def _ramps(raster: xr.DataArray, probe: Probe) -> dict[str, Ramp]:
-    typical = "typical loss" if probe.scale == "log" else "expected loss"
-    return {
-        "difficulty": Ramp.sequential(raster.values[0], label=typical, unit=_unit(probe)),
-        "complexity": Ramp.sequential(raster.values[1], label="what pixels alone predict", unit=_unit(probe)),
-        "excess": Ramp.diverging(
-            raster.values[2], label="ln(difficulty / complexity)" if probe.scale == "log" else "difficulty - complexity"
-        ),
-    }
-
-
-def _facts(plan: Plan, probe: Probe, outcome: Outcome, lattice: Lattice, files: dict[str, Path]) -> MapFacts:
-    card, area = plan.model.card, plan.job.area
+def _facts(plan: Plan, bands: Bands, outcome: Outcome, lattice: Lattice, files: dict[str, Path]) -> MapFacts:
+    card, area, probe = plan.model.card, plan.job.area, bands.probe
     reasons = Counter(row["cause"] for row in outcome.skipped)
     fit = dict(probe.scores).get("tables", [])
     return MapFacts(
@@ -244,6 +230,7 @@ def _facts(plan: Plan, probe: Probe, outcome: Outcome, lattice: Lattice, files: 
         warnings=(
             f"Clouds: {plan.found.sensor.note}",
             *((f"The probe behind this map, on places held out: {fit[0]['sentence']}",) if fit else ()),
+            *bands.warnings(),
         ),
         scores=score_rows(fit[0]) if fit else (),
         versions=dict(probe.versions),
@@ -252,22 +239,14 @@ def _facts(plan: Plan, probe: Probe, outcome: Outcome, lattice: Lattice, files: 
     )  # fmt: skip
 
 
-def _unit(probe: Probe) -> str:
-    return str(probe.data.get("unit", ""))
-
-
-def _tags(plan: Plan, probe: Probe) -> dict[str, str]:
+def _tags(plan: Plan, bands: Bands) -> dict[str, str]:
     """Return the provenance inside the file, plain text a value."""
-    return {
+    probe = bands.probe
+    return bands.tags() | {
         "GEOELLE_SPACE": " | ".join(f"{k}={v}" for k, v in sorted(probe.space.items())),
         "GEOELLE_FINGERPRINT": plan.fingerprint,
         "GEOELLE_READING": plan.model.card.reading,
         "GEOELLE_PROBE": probe.digest,
-        "GEOELLE_SCALE": (
-            "fitted on log-loss: difficulty is a typical (median) loss; excess is ln(difficulty / complexity)"
-            if probe.scale == "log"
-            else "fitted on the loss: difficulty is an expected loss; excess is difficulty - complexity"
-        ),
         "GEOELLE_ITEMS": " ".join(sorted({i.id for look in plan.looks for i in look.items})),
         "GEOELLE_CLOUDS": plan.found.sensor.note,
         "GEOELLE_DATE": "; ".join(
@@ -324,12 +303,14 @@ def _scene(embeddings: Embeddings, raster: xr.DataArray) -> Scene | None:
     return Scene(rgb_yx3=np.moveaxis(rgb.values, 0, -1), bounds=tuple(geobox_of(raster).boundingbox.bbox))
 
 
-def _lines(plan: Plan, probe: Probe, statistics: dict[str, dict[str, float | None]]) -> tuple[str, ...]:
+def _lines(plan: Plan, bands: Bands, statistics: dict[str, dict[str, float | None]]) -> tuple[str, ...]:
     lines = []
     for name, s in statistics.items():
         if name.endswith(":difficulty") and s["mean"] is not None:
             lines.append(
                 f"{name.split(':')[0]}: difficulty {s['minimum']:.3g} to {s['maximum']:.3g}, "
-                f"mean {s['mean']:.3g} {_unit(probe)}"
+                f"mean {s['mean']:.3g} {bands.unit}"
             )
+        if name.endswith(":applicable") and s["mean"] is not None:
+            lines.append(f"{name.split(':')[0]}: {s['mean']:.1%} of the cells are in the area of applicability")
     return (*lines, f"How to read it: {plan.model.card.reading}")

@@ -176,8 +176,9 @@ def map_pictures(
     name, ramp = next(iter(ramps.items()))
     spread = histogram(raster.sel(band=name).values, ramp)
     seen = "The scene, then each" if scene is not None else "Each"
+    beyond = "; striped: outside the area of applicability" if "applicable" in raster["band"].values else ""
     return (
-        Picture(title="Map", caption=f"{seen} layer at one pixel a cell; hatched: no data.", png=drawn),
+        Picture(title="Map", caption=f"{seen} layer at one pixel a cell; hatched: no data{beyond}.", png=drawn),
         Picture(title=f"Distribution of {name}", caption="Cells by value, in the map's colours.", png=spread),
     )
 

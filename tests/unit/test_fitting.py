@@ -103,6 +103,30 @@ def test_the_probe_says_where_it_comes_from(fitted: Fitted) -> None:
     assert probe.versions.keys() == {"geoelle", "scikit-learn"}
 
 
+def test_the_probe_tells_how_far_to_trust_it(fitted: Fitted, run: Path) -> None:
+    probe, trust = Probe.load(fitted.files[0]), fitted.trust
+    assert probe.trust == fitted.probe.trust and probe.spread.alpha == 0.1 and probe.reach is not None
+    assert probe.smearing == pytest.approx(np.exp(0.1**2 / 2), abs=0.01)
+    assert trust.coverage.measured.places.value > 0.9 and trust.noise.widening > 0
+    page = fitted.files[2].read_text("utf-8")
+    for line in trust.lines:
+        assert line in fitted.table and line.replace("'", "&#39;") in page
+    assert fitted.to_dict()["trust"]["level"] == pytest.approx(0.9)
+
+
+def test_a_level_is_chosen_and_needs_its_blocks(run: Path, tmp_path: Path) -> None:
+    chosen = fit_runs([run], block_m=1_600, folds=3, scale="log", out=tmp_path / "a.safetensors", interval=0.8)
+    assert chosen.probe.spread.alpha == pytest.approx(0.2) and chosen.trust.coverage.level == pytest.approx(0.8)
+    few = fit_runs([run], block_m=3_200, folds=2, scale="log", out=tmp_path / "b.safetensors")
+    assert few.probe.spread is None and few.probe.reach is not None
+    (note,) = few.trust.notes
+    assert "no intervals" in note and note in few.table and note in few.files[2].read_text("utf-8")
+    assert note in Probe.load(few.files[0]).trust["notes"]
+    with pytest.raises(HoldoutError, match=r"an interval of level 0\.9 fails for \d blocks or places \(10 needed\)"):
+        fit_runs([run], block_m=3_200, folds=2, scale="log", out=tmp_path / "c.safetensors", interval=0.9)
+    assert not (tmp_path / "c.safetensors").exists()
+
+
 def test_three_files_stand_beside_each_other(fitted: Fitted) -> None:
     home = fitted.files[0].parent
     assert [path.name for path in fitted.files] == ["probe.safetensors", "probe.json", "probe.html"]

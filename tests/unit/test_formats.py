@@ -20,6 +20,7 @@ import shapely
 import zarr
 
 import scenes
+from geoelle.applicability import Reach
 from geoelle.area import Address, Addresses, Area, Lattice
 from geoelle.catalog import catalogs_path, load_endpoint, load_sensor
 from geoelle.complexity import feature_names
@@ -27,12 +28,15 @@ from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import CatalogError
 from geoelle.fitting import score_file
+from geoelle.holdout import SpatialKFold
+from geoelle.intervals import Spread
 from geoelle.item import ItemFacts, write_item
 from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of
 from geoelle.plan import PART_PX, Job, Plan, make_plan
-from geoelle.probe import Affine, Probe
+from geoelle.probe import Affine, Probe, fit_probe
 from geoelle.products import run_map
 from geoelle.raster import paint, write_cog, write_zarr
+from geoelle.trust import fit_trust
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
 TABLES = {
@@ -142,9 +146,16 @@ def made_probe(plan: Plan) -> Probe:
             alpha=1.0,
         )
 
+    dim = plan.model.card.dim
+    embedding = affine(dim)
+    reach = Reach(
+        points_md=rng.normal(size=(7, dim)).astype(np.float32), counts_m=np.arange(1, 8),
+        weights_d=np.abs(embedding.weights_d), mean_distance=0.5, threshold=1.0,
+    )  # fmt: skip
     return Probe(
-        embedding=affine(plan.model.card.dim), pixels=affine(len(names)), feature_names=names,
-        space=space_of(plan.model, plan.bands), data={"unit": "mse"}, licence="CC0-1.0",
+        embedding=embedding, pixels=affine(len(names)), feature_names=names,
+        spread=Spread(log_spread=affine(dim), low=-4.0, high=-1.0, alpha=0.1, threshold=1.5), smearing=1.25,
+        reach=reach, space=space_of(plan.model, plan.bands), data={"unit": "mse"}, licence="CC0-1.0",
     )
 
 
@@ -222,7 +233,7 @@ def test_the_manifest(made: Made):
     assert set(manifest["sha256"]) == files - {"plan.json", "run.json"} - reports
     for name, digest in manifest["sha256"].items():
         assert hashlib.sha256((made.out / name).read_bytes()).hexdigest() == digest
-    assert set(manifest["probe"]) == {"digest", "space", "scores"}
+    assert set(manifest["probe"]) == {"digest", "space", "scores", "trust"}
     assert set(manifest["statistics"]) == {f"difficulty:{row['description']}" for row in table("cog-bands")}
     for row in manifest["statistics"].values():
         assert set(row) == {"minimum", "maximum", "mean", "stddev", "valid_percent"}
@@ -302,7 +313,8 @@ def test_embeddings_of_a_run(made: Made):
 
 
 def plain_probe(made: Made, *, full: bool) -> Probe:
-    return made.probe if full else replace(made.probe, pixels=None, feature_names=())
+    bare = {"pixels": None, "feature_names": (), "spread": None, "smearing": None, "reach": None}
+    return made.probe if full else replace(made.probe, **bare)
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -317,13 +329,18 @@ def test_a_probe_is_read_without_geoelle(made: Made, tmp_path: Path, full: bool)
     assert text["geoelle"].encode() == canonical(words)
     assert_keys(words, "probe-words")
     rows = [row for row in table("probe-tensors") if full or row["when"] == "always"]
-    shapes = {"(d,)": [len(probe.embedding.weights_d)], "(f,)": [len(probe.feature_names)], "(1,)": [1]}
-    wanted = {row["name"]: ("F64", shapes[row["type"].removeprefix("float64 ")]) for row in rows}
+    letters = {"d": len(probe.embedding.weights_d), "f": len(probe.feature_names), "1": 1, "m": 7}
+    kinds = {"float64": "F64", "float32": "F32", "int64": "I64"}
+    wanted = {}
+    for row in rows:
+        kind, shape = row["type"].split()
+        wanted[row["name"]] = (kinds[kind], [letters[letter] for letter in shape.strip("()").split(",") if letter])
     assert {name: (part["dtype"], part["shape"]) for name, part in header.items()} == wanted
     digest = hashlib.sha256(canonical({key: value for key, value in words.items() if key != "digest"}))
     for name in sorted(header):
         first, last = header[name]["data_offsets"]
-        digest.update(f"\n{name} float64 ({header[name]['shape'][0]},)\n".encode() + data[first:last])
+        kind = next(long for long, short in kinds.items() if short == header[name]["dtype"])
+        digest.update(f"\n{name} {kind} {tuple(header[name]['shape'])}\n".encode() + data[first:last])
     assert digest.hexdigest() == words["digest"]
     constants = {row["name"]: row["meaning"].strip("`") for row in table("probe-words")}
     assert (words["format"], str(words["version"])) == (constants["format"], constants["version"])
@@ -332,6 +349,38 @@ def test_a_probe_is_read_without_geoelle(made: Made, tmp_path: Path, full: bool)
     start = header["intercept"]["data_offsets"][0]
     by_hand = np.frombuffer(data[first:last], "<f8") @ vector + struct.unpack_from("<d", data, start)[0]
     np.testing.assert_allclose(probe.score(vector), np.exp(by_hand), rtol=1e-6)
+    if not full:
+        assert words["spread"] is words["smearing"] is words["reach"] is None
+        return
+    assert_keys(words["spread"], "probe-spread")
+    assert_keys(words["reach"], "probe-reach")
+
+    def tensor(name: str, kind: str) -> np.ndarray:
+        first, last = header[name]["data_offsets"]
+        return np.frombuffer(data[first:last], kind).reshape(header[name]["shape"])
+
+    spread, reach = words["spread"], words["reach"]
+    s = tensor("spread.weights", "<f8") @ vector + tensor("spread.intercept", "<f8")[0]
+    h = spread["threshold"] * np.exp(min(max(s, spread["low"]), spread["high"]))
+    np.testing.assert_allclose(probe.interval(vector), np.exp([by_hand - h, by_hand + h]), rtol=1e-6)
+    np.testing.assert_allclose(probe.expected(vector), np.exp(by_hand) * words["smearing"], rtol=1e-6)
+    away = np.abs(tensor("weights", "<f8")) * (vector - tensor("reach.points", "<f4"))
+    di = np.sqrt(np.square(away).sum(1)).min() / reach["mean_distance"]
+    np.testing.assert_allclose(probe.reach.dissimilarity(vector), di, rtol=1e-6)
+
+
+def test_what_was_measured_of_a_probe():
+    rng = np.random.default_rng(0)
+    vectors, lonlat = rng.normal(size=(300, 4)), rng.uniform(0, 0.5, (300, 2))
+    loss = np.exp(vectors[:, 0] / 4 + 0.1 * rng.normal(size=300))
+    cv = SpatialKFold(3, block_m=10_000)
+    probe = fit_probe(vectors, loss, groups=lonlat, space={}, cv=cv)
+    halves = loss[:, None] * (1 + 0.02 * rng.normal(size=(300, 2)))
+    for level, halves_n2 in ((0.9, halves), (0.99, None)):
+        trust = fit_trust(probe, vectors, loss, cv=cv, groups=lonlat, level=level, halves_n2=halves_n2)
+        assert_keys(trust.probe.trust, "probe-trust")
+        assert canonical(trust.probe.trust)
+    assert trust.probe.trust["notes"]
 
 
 def test_a_probe_as_plain_json(made: Made, tmp_path: Path):
@@ -364,16 +413,20 @@ def test_a_cog(made: Made):
             assert said[row["name"]] == row["value"], row["name"]
         bands = [(str(i), *pair) for i, pair in enumerate(zip(file.descriptions, file.units, strict=True), 1)]
         rows, unit = table("cog-bands"), made.probe.data["unit"]
+        assert {row["when"] for row in rows} == {"always", "with intervals", "with a reach"}
         assert bands == [(row["name"], row["description"], row["unit"].replace("U", unit)) for row in rows]
         assert set(file.tags()) == {row["name"] for row in table("cog-tags")} | {"AREA_OR_POINT"}
         for i in range(1, file.count + 1):
             assert set(file.tags(i)) == {row["name"] for row in table("cog-statistics")}
         assert file.tags()["GEOELLE_SPACE"] == " | ".join(f"{k}={v}" for k, v in sorted(made.probe.space.items()))
-        difficulty, complexity, excess, days = file.read()
+        difficulty, complexity, excess, days, lower, upper, applicable, dissimilarity = file.read()
     finite = np.isfinite(difficulty)
     assert finite.any() and not finite.all()
     np.testing.assert_allclose(excess[finite], np.log(difficulty / complexity)[finite], rtol=1e-4, atol=1e-5)
     assert np.datetime64("1970-01-01") + int(np.nanmax(days)) == np.datetime64("2024-06-01")
+    assert (lower[finite] < difficulty[finite]).all() and (difficulty[finite] < upper[finite]).all()
+    assert (applicable[finite] == (dissimilarity[finite] <= np.float32(made.probe.reach.threshold))).all()
+    assert np.isnan(applicable[~finite]).all() and np.isnan(dissimilarity[~finite]).all()
 
 
 def large(values: float | None = None) -> tuple:

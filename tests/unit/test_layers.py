@@ -18,6 +18,11 @@ LAYERS = (
     "baselines batches chips embeddings figures geoparquet item probe",
     "geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
     "catalog embed read report trial models.nano "
+    "applicability area assets looks raster ridge scores style models.galileo_net models.olmoearth_net "
+    "models.presto_net models.prithvi_net models.scalemae_net",
+    "baselines chips embeddings figures geoparquet intervals item",
+    "geodataset harmonise models.base probe quicklook sample stac models.clay_net models.dofa_net",
+    "bands catalog embed read report trial trust models.nano "
     "models.clay models.dino models.dofa models.fgmae models.galileo models.olmoearth "
     "models.presto models.prithvi models.remoteclip models.satclip "
     "models.satmae models.scalemae models.vitmae",
