@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
+import rasterio.transform
 from pyproj import Transformer
 from rasterio.errors import RasterioError
 
@@ -71,12 +72,12 @@ def _of_raster(path: Path) -> np.ndarray:
             values = source.read(1, out_shape=shape, masked=True)  # GDAL takes the cell at the middle of each part
             valid = ~np.ma.getmaskarray(values) & np.isfinite(values.filled(0))
             rows, cols = ((np.nonzero(valid)[i] + 0.5) * size / shape[i] for i, size in enumerate(source.shape))
-            x, y = source.transform * (np.floor(cols) + 0.5, np.floor(rows) + 0.5)
+            x, y = rasterio.transform.xy(source.transform, np.floor(rows), np.floor(cols))
             crs = source.crs.to_wkt()
     except RasterioError as cause:
         raise FormatError(f"raster {path} cannot be read ({cause}); give another or write it again") from cause
     if not len(x):
-        raise HoldoutError(f"raster {path} has no valid cell in its first band; give one that covers the area to be mapped")
+        raise HoldoutError(f"raster {path} has no valid cell in its first band; give one of the area to be mapped")
     return np.column_stack(Transformer.from_crs(crs, 4326, always_xy=True).transform(x, y))
 
 

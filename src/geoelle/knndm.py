@@ -70,8 +70,8 @@ class Matching:
         if fold_m >= domain_m / 2:
             return (said,)
         return said, (
-            f"the area to be mapped lies {_length(domain_m)} from the sample, held-out chips only {_length(fold_m)} from "
-            "their training part (medians): the scores flatter the map; add chips there"
+            f"the area to be mapped lies {_length(domain_m)} from the sample, held-out chips only {_length(fold_m)} "
+            "from their training part (medians): the scores flatter the map; add chips there"
         )
 
 
@@ -227,7 +227,7 @@ class _Sites:
         if found is None:
             raise HoldoutError(
                 f"kNNDM finds no {self.n_splits} folds of {len(self.count_s)} sites that keep half of their training "
-                f"points outside the buffer (buffer_m={self.buffer_m:g}); use more ground, fewer folds or a narrower buffer"
+                f"points outside the buffer (buffer_m={self.buffer_m:g}); use more ground or a narrower buffer"
             )
         return found[1]
 

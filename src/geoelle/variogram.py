@@ -9,6 +9,7 @@ believed only where shuffled residuals do not look the same.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import curve_fit
@@ -35,8 +36,8 @@ class Variogram:
     `lag_m` is the mean distance of the pairs of a bin, `gamma` their semivariance, `pairs` their number.
     `range_m` is the effective range: where a spherical model ends, or an exponential one has reached 95%;
     `nugget` and `sill` (nugget included) are in squared units of the residual. Where no range could be
-    measured, model is "" and the three are NaN; where the range is beyond the longest lag, `range_m` is that lag. `note`
-    says which.
+    measured, `model` is "" and the three are NaN; where the range is beyond the longest lag, `range_m` is that
+    lag. `note` says which.
     """
 
     lag_m: np.ndarray
@@ -105,7 +106,7 @@ def _binned(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the pairs (p, 2) of each lag, within places, and their distances (p,) in metres."""
     order, bins = rng.permutation(len(sphere_n3)), []
-    for low_m, high_m in zip(edges_m, edges_m[1:], strict=False):
+    for low_m, high_m in pairwise(edges_m):
         chosen = order[: _points_for(sphere_n3[order], chord(low_m), chord(high_m))]
         pairs = chosen[KDTree(sphere_n3[chosen]).query_pairs(chord(high_m), output_type="ndarray")]
         pairs = pairs[place_n[pairs[:, 0]] == place_n[pairs[:, 1]]]
