@@ -35,7 +35,7 @@ def domain_points(text: str) -> np.ndarray:
     (2, [4.5, 52.5])
     """
     path = Path(text)
-    if path.is_dir():
+    if text.strip() and path.is_dir():
         return _of_run(path)
     if path.is_file() and path.suffix.lower() in _RASTERS:
         return _of_raster(path)
@@ -51,11 +51,12 @@ def domain_points(text: str) -> np.ndarray:
 
 def _of_bbox(west: float, south: float, east: float, north: float) -> np.ndarray:
     """Lay rows of points, as many in each as its parallel is long, so that all stand for as much ground."""
-    shrink = np.cos(np.radians((south + north) / 2))
-    step = np.sqrt((east - west) * shrink * (north - south) / POINTS)
-    n_rows = max(1, round((north - south) / step))
+    width, height = np.cos(np.radians((south + north) / 2)) * (east - west), north - south
+    ground = (east - west) * np.degrees(np.sin(np.radians(north)) - np.sin(np.radians(south)))
+    step = max(np.sqrt(ground / POINTS), width / POINTS, height / POINTS)  # a strip is one row
+    n_rows = max(1, round(height / step))
     rows = []
-    for lat in south + (np.arange(n_rows) + 0.5) * (north - south) / n_rows:
+    for lat in south + (np.arange(n_rows) + 0.5) * height / n_rows:
         n_cols = max(1, round((east - west) * np.cos(np.radians(lat)) / step))
         lon = west + (np.arange(n_cols) + 0.5) * (east - west) / n_cols
         rows.append(np.column_stack([lon, np.full(n_cols, lat)]))
@@ -89,10 +90,10 @@ def _of_run(path: Path) -> np.ndarray:
     tables = []
     for file in parquet_files(path):
         try:
+            if not {"lon", "lat"} <= set(pq.read_schema(file).names):
+                raise FormatError(f"{file} has no columns lon and lat; give a run of geoelle")
             tables.append(pq.read_table(file, columns=["lon", "lat"]))
         except (pa.ArrowException, OSError) as cause:
             raise FormatError(f"addresses of {file} cannot be read ({cause}); give a run of geoelle") from cause
-        if tables[-1].column_names != ["lon", "lat"]:
-            raise FormatError(f"{file} has no columns lon and lat; give a run of geoelle")
     table = pa.concat_tables(tables)
     return np.column_stack([table["lon"].to_numpy(), table["lat"].to_numpy()]).astype(np.float64)

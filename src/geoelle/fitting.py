@@ -244,7 +244,7 @@ def _fold_pictures(held: Held, lonlat_n2: np.ndarray) -> list[Picture]:
             Picture(
                 title="Distances",
                 caption="Folds are fair to the map where held-out chips are as far from their training part as the "
-                "area to be mapped is from the sample; W is the area between these two lines.",
+                "area to be mapped is from the sample; W is the area between these two lines, in km.",
                 png=distances(matching.sample_s, matching.domain_m, matching.fold_s, matching.w_m),
             )
         )

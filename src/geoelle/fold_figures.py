@@ -14,7 +14,7 @@ __all__ = ["distances", "fold_map"]
 # Tol's muted set and three more: told apart by colour-blind readers too
 _COLOURS = (
     "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77",
-    "#cc6677", "#882255", "#aa4499", "#ee8866", "#4a4e57", "#77aadd",
+    "#cc6677", "#882255", "#aa4499", "#ee8866", "#0072b2", "#77aadd",
 )  # fmt: skip
 _POINTS = 20_000
 _DOMAIN = "#c9ccd1"
@@ -78,7 +78,7 @@ def distances(sample_m: np.ndarray, domain_m: np.ndarray, fold_m: np.ndarray, w_
         axis.set(xscale="log", xlabel="distance to the nearest neighbour [km]", ylabel="share of chips or points")
         axis.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
         axis.annotate(f"W = {w_m / 1000:.3g} km", (0.02, 0.95), xycoords="axes fraction", va="top", weight="bold")
-        axis.legend(loc="lower right", frameon=False, fontsize=8)
+        axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, frameon=False, fontsize=8)
         axis.grid(color="#e3e5e8", lw=0.6)
         return png(figure)
 

@@ -66,6 +66,8 @@ class Matching:
             )
         else:
             said = f"kNNDM folds are {self.clusters:,} clusters, {against}; random folds: {_length(self.random_w_m)}"
+        if self.clusters is not None and self.p >= _LEVEL:
+            said += " (random folds would do, were it not that the buffer takes too much of their training part)"
         fold_m, domain_m = float(np.median(self.fold_s)), float(np.median(self.domain_m))
         if fold_m >= domain_m / 2:
             return (said,)

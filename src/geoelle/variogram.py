@@ -61,7 +61,7 @@ def autocorrelation_range_m(
     """Measure the distance up to which residuals are alike, within places.
 
     `lonlat_n2` is degrees EPSG:4326, `residual_n` (n,), `place_n` labels (n,), None for one place. Lags go from
-    the typical distance of neighbours to half the extent of the widest place.
+    the typical distance of neighbours to half the widest place: from its middle to its farthest chip.
 
     Raises: HoldoutError (arrays that do not match, residuals with NaN).
     """
@@ -91,13 +91,13 @@ def _nothing(shown: dict[str, np.ndarray], note: str) -> Variogram:
 
 def _lag_edges(sphere_n3: np.ndarray, place_n: np.ndarray) -> np.ndarray:
     """Return edges of lags in metres, each a constant factor wider, from neighbours to half the widest place."""
-    widest = 0.0
+    half = 0.0
     for place in np.unique(place_n):
-        corners = sphere_n3[place_n == place]
-        widest = max(widest, float(np.linalg.norm(corners.max(0) - corners.min(0))))
+        points = sphere_n3[place_n == place]
+        half = max(half, float(np.linalg.norm(points - points.mean(0), axis=1).max()))
     nearest = KDTree(sphere_n3).query(sphere_n3, k=2)[0][:, 1] if len(sphere_n3) > 1 else np.zeros(1)
     spacing = float(np.median(nearest[nearest > 0])) if (nearest > 0).any() else 0.0
-    low, high = 0.9 * metres(spacing), metres(widest / 2)
+    low, high = 0.9 * metres(spacing), metres(half)
     return np.geomspace(low, high, _LAGS + 1) if 0 < low < high else np.empty(0)
 
 
