@@ -263,7 +263,30 @@ def map_(probe: Path | None, expected: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--block", default="10km", show_default=True, help="Side of the blocks of ground that folds are made of.")
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    help="Default: 5; every place, source, scene or date in turn where these are held out, in 20 folds at most.",
+)
+@click.option(
+    "--holdout",
+    type=click.Choice(["block", "place", "source", "scene", "date", "knndm"]),
+    help="What is held out; a place is a run. Default: block, with --for knndm.",
+)
+@click.option(
+    "--for",
+    "domain",
+    metavar="AREA",
+    help="The area to be mapped: W,S,E,N, a raster or a run. Folds become as far from their training part as it is "
+    "from the sample (kNNDM).",
+)
+@click.option(
+    "--buffer",
+    default="auto",
+    show_default=True,
+    help="Ground left out around held-out chips, 2km say. auto: a chip's diagonal; with blocks as far as the "
+    "residuals of a first fit are alike, if that is more.",
+)
 @click.option(
     "--scale",
     type=click.Choice(["log", "raw"]),
@@ -281,8 +304,8 @@ def map_(probe: Path | None, expected: bool, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Print chips, blocks and folds; fit nothing.")
 @json_option
 def fit(
-    runs: tuple[Path, ...], block: str, folds: int, scale: str, interval: float | None, out: Path, overwrite: bool,
-    dry_run: bool, as_json: bool,
+    runs: tuple[Path, ...], block: str, scale: str, interval: float | None, out: Path, overwrite: bool, dry_run: bool,
+    as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Fit a probe on runs that hold a loss; print its score on held-out ground beside every null.
 
@@ -290,14 +313,15 @@ def fit(
     Example:
       geoelle fit run/ --block 4km --folds 5 -o probe.safetensors
     """
-    from geoelle.fitting import block_metres, fit_runs, plan_fit
+    from geoelle.fitting import block_metres, buffer_metres, fit_runs, plan_fit
+    from geoelle.held import Asked
 
+    holdout = Asked(kind=options["holdout"], domain=options["domain"], buffer_m=buffer_metres(options["buffer"]))
+    ground = {"block_m": block_metres(block), "folds": options["folds"], "holdout": holdout}
     if dry_run:
-        _show(plan_fit(runs, block_m=block_metres(block), folds=folds), as_json)
+        _show(plan_fit(runs, **ground), as_json)
         return
-    fitted = fit_runs(
-        runs, block_m=block_metres(block), folds=folds, scale=scale, out=out, interval=interval, overwrite=overwrite
-    )
+    fitted = fit_runs(runs, **ground, scale=scale, out=out, interval=interval, overwrite=overwrite)
     if as_json:
         console.print_json(fitted.to_dict())
         return

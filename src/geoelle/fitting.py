@@ -19,19 +19,29 @@ from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import FormatError, ProbeError
 from geoelle.figures import Score
 from geoelle.files import check_free, fresh_file, write_bytes
-from geoelle.holdout import SpatialKFold
+from geoelle.fold_figures import distances, fold_map
+from geoelle.held import Asked, Held, Stand, holdout_for, with_measured_buffer
 from geoelle.intervals import check_places
 from geoelle.models import model_card
 from geoelle.nulls import evaluate
 from geoelle.probe import Probe, Scale, fit_probe, on_scale
-from geoelle.report import FitFacts, fit_pictures, fit_report
+from geoelle.report import FitFacts, Picture, fit_pictures, fit_report
 from geoelle.ridge import cross_predict
 from geoelle.sample import Sample
 from geoelle.scores import Scores, Table, score_rows
 from geoelle.trust import LEVEL, Trust, fit_trust
 from geoelle.vectors import parquet_files, vectors_from
 
-__all__ = ["Fitted", "block_metres", "fit_runs", "plan_fit", "plan_score", "score_bars_of", "score_file"]
+__all__ = [
+    "Fitted",
+    "block_metres",
+    "buffer_metres",
+    "fit_runs",
+    "plan_fit",
+    "plan_score",
+    "score_bars_of",
+    "score_file",
+]
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(km|m)")
 MIN_CHIPS_OF_A_PLACE = 10
@@ -63,91 +73,132 @@ def block_metres(text: str) -> float:
 
     Raises: ProbeError.
     """
+    return _metres(text, "block size")
+
+
+def buffer_metres(text: str) -> float | None:
+    """Return the metres of "2km" or "500 m"; None of "auto", which measures them.
+
+    Raises: ProbeError.
+    """
+    return None if text.strip() == "auto" else _metres(text, "buffer")
+
+
+def _metres(text: str, what: str) -> float:
     match = _LENGTH.fullmatch(text.strip())
     if not match:
-        raise ProbeError(f"block size {text!r} is not a length; give 10km or 2500m")
+        raise ProbeError(f"{what} {text!r} is not a length; give 10km or 2500m")
     return float(match[1]) * (1000 if match[2] == "km" else 1)
 
 
 def fit_runs(
-    runs: Sequence[Path], *, block_m: float, folds: int, scale: Scale, out: Path, interval: float | None = None,
+    runs: Sequence[Path],
+    *,
+    block_m: float,
+    folds: int | None = None,
+    scale: Scale,
+    out: Path,
+    interval: float | None = None,
     overwrite: bool = False,
-) -> Fitted:  # fmt: skip
-    """Fit a probe on finished runs with blocks of ground held out; write the probe, its JSON and its report.
+    holdout: Asked | None = None,
+) -> Fitted:
+    """Fit a probe on finished runs with ground held out; write the probe, its JSON and its report.
 
-    Blocks within a chip's diagonal of a held-out chip leave the training side: they show the same pixels. `interval` is
-    the level of the intervals; None takes 0.9 where there are blocks enough, and else leaves them out and says so.
+    `holdout` None holds out blocks. Where their buffer is not given, it is measured on the residuals of a first
+    fit with a buffer of a chip's diagonal: what lies nearer shows the same pixels. `interval` is the level of the
+    intervals; None takes 0.9 where there are places enough, and else leaves them out and says so.
 
-    Raises: HoldoutError (too few blocks), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
+    Raises: HoldoutError (too little to hold out), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
     """
     beside = [out, out.with_suffix(".json"), out.with_suffix(".html")]
     if out.suffix != ".safetensors":
         raise ProbeError(f"a probe cannot be called {out.name}; give it a name that ends in .safetensors")
     for path in beside:
         check_free(path, overwrite=overwrite)
-    tables, sample, cv = _prepared(runs, block_m, folds)
+    asked = holdout or Asked()
+    tables, sample, stand = _prepared(runs)
+    held = holdout_for(asked, stand, block_m=block_m, folds=folds)
+    if held.kind == "block" and asked.buffer_m is None:
+        y_n = on_scale(sample.loss_n, scale)
+        held = with_measured_buffer(held, stand, y_n - cross_predict(sample.vectors_nd, y_n, held.cv, held.groups))
     if interval is not None:
-        check_places(len(np.unique(cv.labels(sample.lonlat_n2))), round(1 - interval, 12))
-    scores = evaluate(sample, cv=cv, scale=scale)
+        check_places(len(np.unique(held.place_n)), round(1 - interval, 12))
+    scores = evaluate(sample, cv=held.cv, groups=held.groups, places=held.place_n, scale=scale)
+    scores = replace(scores, notes=(*held.notes, *scores.notes))
     card = model_card(str(tables[0].header.space["model"]))
     probe = fit_probe(
         sample.vectors_nd,
         sample.loss_n,
-        groups=sample.lonlat_n2,
+        groups=held.groups,
         space=tables[0].header.space,
         scale=scale,
-        cv=cv,
+        cv=held.cv,
         features=(sample.features_nf, sample.feature_names),
     )
     trust = fit_trust(
         probe,
         sample.vectors_nd,
         sample.loss_n,
-        cv=cv,
-        groups=sample.lonlat_n2,
+        cv=held.cv,
+        groups=held.groups,
         level=LEVEL if interval is None else interval,
         halves_n2=sample.loss_rel_n2,
     )
     probe = replace(
         trust.probe,
         scores=scores.to_dict(),
-        folds={"kind": " ".join(repr(cv).split()), "block_m": block_m, "n": folds},
+        folds={"kind": " ".join(repr(held.cv).split()), "block_m": block_m, "n": _count(held), **held.to_dict()},
         licence=card.weights_licence,
         versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
         data={"unit": card.unit, "runs": [run.resolve().name for run in runs], "chips": len(sample.loss_n)},
     )
-    page = _page(sample, scores, probe, cv, tables[0].header, trust.lines)
+    page = _page(sample, scores, probe, held, tables[0].header, trust.lines)
     probe.save(beside[0], overwrite=True)
     probe.to_json(beside[1], overwrite=True)
     write_bytes(beside[2], page.encode(), overwrite=True)
     return Fitted(probe=probe, scores=scores, trust=trust, files=tuple(beside))
 
 
-def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int) -> dict[str, Any]:
-    """Return what `fit_runs` would fit on: chips, blocks of ground and the size of each fold.
+def plan_fit(
+    runs: Sequence[Path], *, block_m: float, folds: int | None = None, holdout: Asked | None = None
+) -> dict[str, Any]:
+    """Return what `fit_runs` would fit on: chips, what is held out and the size of each fold.
+
+    A buffer that is to be measured stands at a chip's diagonal here: it takes a fit.
 
     Raises: as `fit_runs`.
     """
-    tables, sample, cv = _prepared(runs, block_m, folds)
-    sizes = [
-        {"train": len(train), "test": len(test)} for train, test in cv.split(sample.vectors_nd, None, sample.lonlat_n2)
-    ]
+    tables, sample, stand = _prepared(runs)
+    held = holdout_for(holdout or Asked(), stand, block_m=block_m, folds=folds)
+    sizes = [{"train": len(train), "test": len(test)} for train, test in held.folds()]
     return {
         "model": tables[0].header.space["model"], "chips": sum(map(len, tables)), "usable": len(sample.loss_n),
-        "twins": len(sample.twins), "block_m": block_m, "blocks": len(np.unique(cv.labels(sample.lonlat_n2))),
-        "folds": sizes,
+        "twins": len(sample.twins), "block_m": block_m, "blocks": len(np.unique(held.place_n)),
+        "holdout": held.text, "buffer_m": held.buffer_m, "folds": sizes, "notes": list(held.notes),
     }  # fmt: skip
 
 
-def _prepared(runs: Sequence[Path], block_m: float, folds: int) -> tuple[list[Embeddings], Sample, SpatialKFold]:
-    """Read the runs, keep usable chips, and make the splitter, whose buffer is a chip's diagonal."""
+def _prepared(runs: Sequence[Path]) -> tuple[list[Embeddings], Sample, Stand]:
+    """Read the runs, keep usable chips, and say where each stands; a run is a place."""
     for run in runs:
         _check_finished(run)
-    tables = [table for run in runs for table in Embeddings.read_each(run)]
+    each = [(str(run.resolve()), table) for run in runs for table in Embeddings.read_each(run)]
+    tables = [table for _, table in each]
     sample = Sample.of(tables, sources=[t.header.sensor for t in tables for _ in range(len(t))])
-    lattice = tables[0].addresses.lattice
-    cv = SpatialKFold(folds, block_m=block_m, buffer_m=lattice.size_px * lattice.gsd_m * 2**0.5)
-    return tables, sample.at(sample.usable_n), cv
+    keep_n, lattices = sample.usable_n, [table.addresses.lattice for table in tables]
+    stand = Stand(
+        lonlat_n2=sample.lonlat_n2[keep_n],
+        place_n=np.repeat([name for name, _ in each], [len(table) for table in tables])[keep_n],
+        source_n=sample.sources_n[keep_n],
+        scene_n=np.array([items for table in tables for items in table.items_n])[keep_n],
+        times_n=sample.times_n[keep_n],
+        chip_m=max(lattice.size_px * lattice.gsd_m for lattice in lattices) * 2**0.5,
+    )
+    return tables, sample.at(keep_n), stand
+
+
+def _count(held: Held) -> int:
+    return held.cv.get_n_splits(groups=held.groups)
 
 
 def score_bars_of(table: Table) -> tuple[Score, ...]:
@@ -164,10 +215,10 @@ def score_bars_of(table: Table) -> tuple[Score, ...]:
     )
 
 
-def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header: Header, told: tuple[str, ...]) -> str:
+def _page(sample: Sample, scores: Scores, probe: Probe, held: Held, header: Header, told: tuple[str, ...]) -> str:
     card, y_n = model_card(str(header.space["model"])), on_scale(sample.loss_n, probe.scale)
-    predicted_n = cross_predict(sample.vectors_nd, y_n, cv, sample.lonlat_n2)
-    labels = cv.labels(sample.lonlat_n2)
+    predicted_n = cross_predict(sample.vectors_nd, y_n, held.cv, held.groups)
+    labels = held.place_n
     middles, r_m = [], []
     for label in np.unique(labels):
         chosen = labels == label
@@ -188,14 +239,36 @@ def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header
         sensor=header.sensor,
         chips=len(y_n),
         places=table.n_places,
-        block_m=cv.block_m,
-        folds=cv.n_splits,
+        held_out=held.text,
+        folds=_count(held),
         alpha=f"{probe.embedding.alpha:.3g}",
         scores=score_rows(scores.to_dict()["tables"][0]),
         warnings=(table.sentence(), *scores.notes, *told),
         versions=dict(probe.versions),
     )
-    return fit_report(facts, pictures)
+    return fit_report(facts, (*pictures, *_fold_pictures(held, sample.lonlat_n2)))
+
+
+def _fold_pictures(held: Held, lonlat_n2: np.ndarray) -> list[Picture]:
+    """Draw the map of the folds and, where there is an area to be mapped, the distances that decide."""
+    matching, domain = held.matching, held.cv.domain_lonlat_m2 if held.matching is not None else None
+    drawn = [
+        Picture(
+            title="Folds",
+            caption=f"Chips by the fold that tests them: {held.text}.",
+            png=fold_map(lonlat_n2, held.fold_n, domain),
+        )
+    ]
+    if matching is not None:
+        drawn.append(
+            Picture(
+                title="Distances",
+                caption="Folds are fair to the map where held-out chips are as far from their training part as the "
+                "area to be mapped is from the sample; W is the area between these two lines, in km.",
+                png=distances(matching.sample_s, matching.domain_m, matching.fold_s, matching.w_m),
+            )
+        )
+    return drawn
 
 
 def score_file(

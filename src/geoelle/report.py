@@ -107,7 +107,7 @@ class MapFacts:
 class FitFacts:
     """State what a fit rests on; texts are printed as they are.
 
-    `block_m` is the side of a held-out block in metres. `scores` as in `MapFacts`.
+    `held_out` says what was held out, `folds` how many times. `scores` as in `MapFacts`.
     """
 
     title: str
@@ -118,7 +118,7 @@ class FitFacts:
     sensor: str
     chips: int
     places: int
-    block_m: float
+    held_out: str
     folds: int
     alpha: str
     scores: tuple[Mapping[str, object], ...]
@@ -157,7 +157,7 @@ def fit_report(facts: FitFacts, figures: Sequence[Picture]) -> str:
         "Space": facts.space,
         "Imagery": facts.sensor,
         "Chips": f"{facts.chips:,} of {facts.places:,} places",
-        "Held out": f"{facts.folds} folds of blocks of {facts.block_m / 1000:g} km",
+        "Held out": facts.held_out,
         "Alpha": facts.alpha,
     }
     summary = f"{facts.chips:,} chips · {facts.places:,} places · {facts.folds} folds · {facts.model}"

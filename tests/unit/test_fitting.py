@@ -21,7 +21,8 @@ from geoelle.area import Addresses, Lattice
 from geoelle.complexity import feature_names
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import FormatError, GeoelleError, HoldoutError, ProbeError, SpaceMismatch
-from geoelle.fitting import Fitted, block_metres, fit_runs, plan_fit, plan_score, score_file
+from geoelle.fitting import Fitted, block_metres, buffer_metres, fit_runs, plan_fit, plan_score, score_file
+from geoelle.held import Asked
 from geoelle.models import model_card
 from geoelle.probe import Probe
 
@@ -367,3 +368,65 @@ def test_scores_do_not_replace_what_is_there(run: Path, probe: Path, tmp_path: P
     half = make_run(tmp_path / "half", make_table(), finished=False)
     with pytest.raises(FormatError, match="half is not finished"):
         score_file(half, probe, tmp_path / "s.parquet")
+
+
+# --- what a fit holds out
+
+
+@pytest.fixture(scope="module")
+def three_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three places, 35 km from one another, each with a day and a scene of its own."""
+    home, runs = tmp_path_factory.mktemp("places"), []
+    for number in range(3):
+        table = make_table(west_col=1_880 + 110 * number, seed=number)[::3]
+        day = np.full(len(table), f"2024-06-0{number + 1}", "datetime64[s]")
+        table = replace(table, times_n=day, items_n=[f"scene-{number}"] * len(table))
+        runs.append(make_run(home / f"place-{number}", table))
+    return runs
+
+
+@pytest.mark.parametrize("kind", ["place", "scene", "date"])
+def test_a_plan_holds_out_every_label_in_turn(three_runs: list[Path], kind: str) -> None:
+    facts = plan_fit(three_runs, block_m=1_600, holdout=Asked(kind=kind))
+    assert facts["folds"] == [{"train": 268, "test": 134}] * 3 and facts["holdout"] == f"every {kind} in turn, 3"
+    with pytest.raises(HoldoutError, match=f"too few {kind}s to hold out"):
+        plan_fit(three_runs[:1] * 3, block_m=1_600, holdout=Asked(kind=kind))
+
+
+def test_runs_of_one_sensor_have_no_source_to_hold_out(three_runs: list[Path]) -> None:
+    with pytest.raises(HoldoutError, match=r"too few sources to hold out \(1, 3 needed\)"):
+        plan_fit(three_runs, block_m=1_600, holdout=Asked(kind="source"))
+
+
+def test_places_in_turn_are_fitted_and_told(three_runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "p.safetensors"
+    fitted = fit_runs(three_runs, block_m=1_600, scale="log", out=out, holdout=Asked(kind="place"))
+    assert fitted.scores.table().n_places == 3 and fitted.scores.table().rows[0].metrics.r.value > 0.9
+    assert fitted.probe.folds["holdout"] == "place" and fitted.probe.folds["n"] == 3
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert "every place in turn, 3" in page and "folds of blocks" not in page and "Distances" not in page
+
+
+def test_an_area_to_be_mapped_decides_the_folds(three_runs: list[Path], tmp_path: Path) -> None:
+    out, area = tmp_path / "p.safetensors", "2.9,44,4.3,46"
+    holdout = Asked(domain=area)
+    fitted = fit_runs(three_runs, block_m=1_600, folds=3, scale="log", out=out, holdout=holdout)
+    folds = fitted.probe.folds
+    assert folds["for"] == area and folds["holdout"] == "knndm" and folds["w_m"] > 0 and "KNNDM(" in folds["kind"]
+    json.dumps(dict(folds), allow_nan=False)
+    assert "kNNDM folds are" in fitted.scores.notes[0]
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert "Distances" in page and "Folds" in page and "kNNDM folds are" in page
+    assert plan_fit(three_runs, block_m=1_600, folds=3, holdout=holdout)["notes"] == list(fitted.scores.notes[:2])
+
+
+def test_blocks_measure_their_buffer_and_say_so(fitted: Fitted) -> None:
+    assert any(note.startswith("buffer of 0.453 km: the residuals are not alike") for note in fitted.scores.notes)
+    assert fitted.probe.folds["buffer_m"] == pytest.approx(452.5, abs=0.1) and fitted.probe.folds["holdout"] == "block"
+    assert "Chips by the fold that tests them" in fitted.files[2].read_text("utf-8")
+
+
+def test_a_buffer_is_auto_or_a_length() -> None:
+    assert buffer_metres("auto") is None and buffer_metres("2km") == 2_000
+    with pytest.raises(ProbeError, match="buffer 'wide' is not a length"):
+        buffer_metres("wide")

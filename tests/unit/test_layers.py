@@ -11,25 +11,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "geoelle"
 LAYERS = (
     "errors",
-    "access bootstrap complexity files holdout lattice models.masks models.networks models.weights moments resample scene "
-    "vectors",
-    "area assets looks raster ridge scores style models.galileo_net models.olmoearth_net models.presto_net "
-    "models.prithvi_net models.scalemae_net",
-    "baselines batches chips embeddings figures geoparquet item probe",
-    "geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
-    "catalog embed read report trial models.nano "
-    "applicability area assets looks raster ridge scores style models.galileo_net models.olmoearth_net "
-    "models.presto_net models.prithvi_net models.scalemae_net",
-    "baselines chips embeddings figures geoparquet intervals item",
-    "geodataset harmonise models.base probe quicklook sample stac models.clay_net models.dofa_net",
-    "bands catalog embed read report trial trust models.nano "
-    "models.clay models.dino models.dofa models.fgmae models.galileo models.olmoearth "
-    "models.presto models.prithvi models.remoteclip models.satclip "
-    "models.satmae models.scalemae models.vitmae",
+    "access bootstrap complexity files geoparquet holdout lattice moments resample scene vectors models.masks "
+    "models.networks models.weights",
+    "applicability area assets knndm looks raster ridge scores style variogram models.clay_net models.dofa_net "
+    "models.galileo_net models.olmoearth_net models.presto_net models.prithvi_net models.scalemae_net",
+    "baselines batches chips domain embeddings figures intervals item stac",
+    "catalog fold_figures geodataset harmonise held probe quicklook sample models.base",
+    "bands embed read report trial trust models.clay models.dino models.dofa models.fgmae models.galileo "
+    "models.nano models.olmoearth models.presto models.prithvi models.remoteclip models.satclip models.satmae "
+    "models.scalemae models.vitmae",
     "models nulls",
-    "fitting plan",
+    "fitting hub plan",
     "options run",
-    "console describe hub products",
+    "console describe products",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}
