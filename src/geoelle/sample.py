@@ -17,13 +17,14 @@ class Sample:
     """The rows that a fit and its nulls are scored on, from one table of embeddings or from many.
 
     `loss_n` is the trained model's; `loss_rel_n2` the same under two independent permutations; `features_nf`
-    the pixel complexity named by `feature_names`; `sources_n` a label (source, sensor or level) a chip.
+    the pixel complexity named by `feature_names`; `sources_n` a label (source, sensor or level) a chip. Pairs that
+    are not of the ground have neither `lonlat_n2` nor `times_n`.
     """
 
     vectors_nd: np.ndarray
     loss_n: np.ndarray
-    lonlat_n2: np.ndarray
-    times_n: np.ndarray
+    lonlat_n2: np.ndarray | None = None
+    times_n: np.ndarray | None = None
     loss_rel_n2: np.ndarray | None = None
     features_nf: np.ndarray | None = None
     feature_names: tuple[str, ...] = ()
