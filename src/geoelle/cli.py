@@ -17,7 +17,16 @@ import click
 
 from geoelle import console
 from geoelle.errors import GeoelleError
-from geoelle.options import area_options, job_of, json_option, model_options, output_options
+from geoelle.options import (
+    area_options,
+    check_pairs,
+    job_of,
+    json_option,
+    model_options,
+    output_options,
+    pair_job_of,
+    pair_options,
+)
 
 __all__ = ["main"]
 
@@ -256,7 +265,8 @@ def map_(probe: Path | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@pair_options
 @click.option("--block", default="10km", show_default=True, help="Side of the blocks of ground that folds are made of.")
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
 @click.option(
@@ -267,24 +277,44 @@ def map_(probe: Path | None, **options: Any) -> None:
     help="Fit the loss or its logarithm.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("probe.safetensors"), show_default=True)
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="DIR",
+    help="Also write a folder of diagnostics: page, figures as PNG, numbers as JSON. Takes a minute.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True)
 @click.option("--dry-run", is_flag=True, help="Print chips, blocks and folds; fit nothing.")
 @json_option
 def fit(
-    runs: tuple[Path, ...], block: str, folds: int, scale: str, out: Path, overwrite: bool, dry_run: bool, as_json: bool
-) -> None:
+    runs: tuple[Path, ...], block: str, folds: int, scale: str, out: Path, report: Path | None, overwrite: bool,
+    dry_run: bool, as_json: bool, **pairs: Any,
+) -> None:  # fmt: skip
     """Fit a probe on runs that hold a loss; print its score on held-out ground beside every null.
 
+    With --pairs, fit it on embeddings and losses of any other model instead: whole groups or blocks are held out.
+
     \b
-    Example:
+    Examples:
       geoelle fit run/ --block 4km --folds 5 -o probe.safetensors
+      geoelle fit run/ --block 4km --report diagnostics/
+      geoelle fit --pairs hubert.npz --group-column speaker --target "HuBERT masked loss"
     """
     from geoelle.fitting import block_metres, fit_runs, plan_fit
 
-    if dry_run:
-        _show(plan_fit(runs, block_m=block_metres(block), folds=folds), as_json)
+    file = check_pairs(runs, pairs)
+    block_m = block_metres(block)
+    if file is not None:
+        from geoelle.pair_fit import fit_pairs, plan_pairs
+
+        job = pair_job_of(pairs, block_m=block_m, folds=folds, scale=scale)
+        if dry_run:
+            _show(plan_pairs(file, job), as_json)
+            return
+        fitted = fit_pairs(file, job, out=out, report=report, overwrite=overwrite)
+    elif dry_run:
+        _show(plan_fit(runs, block_m=block_m, folds=folds), as_json)
         return
-    fitted = fit_runs(runs, block_m=block_metres(block), folds=folds, scale=scale, out=out, overwrite=overwrite)
+    else:
+        fitted = fit_runs(runs, block_m=block_m, folds=folds, scale=scale, out=out, report=report, overwrite=overwrite)
     if as_json:
         console.print_json(fitted.to_dict())
         return

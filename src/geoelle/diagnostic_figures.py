@@ -29,7 +29,9 @@ _MOST_TICKS = 7
 BANDS = ((5, 95), (25, 75))
 
 
-def scaling_curves(rows: Sequence[float], blocks: Sequence[float], curves: Sequence[Curve], *, units: tuple[str, str]) -> bytes:
+def scaling_curves(
+    rows: Sequence[float], blocks: Sequence[float], curves: Sequence[Curve], *, units: tuple[str, str]
+) -> bytes:
     """Draw held-out r and R² against training rows (below) and training blocks (above), both logarithmic.
 
     `units` name what rows and blocks are: ("chips", "blocks").
@@ -91,9 +93,7 @@ def coverage_curve(rows: Sequence[tuple[float, float, float, float]]) -> bytes:
         return png(figure)
 
 
-def block_map(
-    lonlat_n2: np.ndarray, place_n: np.ndarray, r_m: np.ndarray, bias_m: np.ndarray, *, unit: str
-) -> bytes:
+def block_map(lonlat_n2: np.ndarray, place_n: np.ndarray, r_m: np.ndarray, bias_m: np.ndarray, *, unit: str) -> bytes:
     """Draw r within each of m places, and its mean residual in `unit`, on a map; grey: too few chips for r.
 
     `place_n` is the place of each chip, 0 .. m-1. Chips are drawn where the map is small, else a dot a place.
@@ -102,7 +102,9 @@ def block_map(
         FormatError: arrays that do not match.
     """
     if lonlat_n2.shape != (len(place_n), 2) or len(r_m) != len(bias_m) or not place_n.max(initial=-1) < len(r_m):
-        sizes = f"{lonlat_n2.shape} coordinates, {len(place_n)} places of chips, {len(r_m)} scores, {len(bias_m)} biases"
+        sizes = (
+            f"{lonlat_n2.shape} coordinates, {len(place_n)} places of chips, {len(r_m)} scores, {len(bias_m)} biases"
+        )
         raise FormatError(f"a map of blocks cannot be drawn from {sizes}; give one place a chip, one score a place")
     enough = np.bincount(place_n, minlength=len(r_m)) >= MIN_WITHIN  # few chips must not stretch the ramp
     most = max(float(np.abs(bias_m[enough] if enough.any() else bias_m).max()), 1e-9)
@@ -162,7 +164,9 @@ def loss_bands(steps: Sequence[int], percentiles: Sequence[int], losses_sp: np.n
         if chosen:
             right.legend(frameon=False, fontsize=7.5, loc="lower right")
         else:
-            right.annotate("no checkpoint kept percentiles", (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED)
+            right.annotate(
+                "no checkpoint kept percentiles", (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED
+            )
         for axis in (left, right):
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(color=GRID, lw=0.6)

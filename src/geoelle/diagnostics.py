@@ -120,7 +120,9 @@ class PlaceScores:
     place_n: np.ndarray
 
 
-def calibration_line(y_n: np.ndarray, predicted_n: np.ndarray, place_n: np.ndarray, *, seed: int = 0) -> CalibrationLine:
+def calibration_line(
+    y_n: np.ndarray, predicted_n: np.ndarray, place_n: np.ndarray, *, seed: int = 0
+) -> CalibrationLine:
     """Regress measured on predicted values; a slope below 1 says that predictions are too extreme.
 
     Raises `HoldoutError` for fewer than two places.
@@ -232,7 +234,9 @@ def dimension_ablation(task: Task, *, draws: int = 5, seed: int = 0) -> Dimensio
     components = principal_predictions(task, dims).T
     curves = {
         "first k": first,
-        "k at random": [[scored(o[:k]) for o in orders] if k < dim else each for k, each in zip(dims, first, strict=True)],
+        "k at random": [
+            [scored(o[:k]) for o in orders] if k < dim else each for k, each in zip(dims, first, strict=True)
+        ],
         "k principal components": [[bootstrap.score(task.y_n, p_n)] for p_n in components],
     }
     return Dimensions(dims=tuple(dims), curves=_curves(curves), draws=draws)

@@ -128,8 +128,9 @@ def calibration(
 ) -> bytes:
     """Draw the density of measured over predicted values, (n,) each, with the line of perfect prediction.
 
-    `line` is the (slope, intercept) of measured on predicted, drawn where given; `counted` names the rows. Points are medians of measured in twelve equal groups of predicted, bars their quartiles. The chips should
-    be held out by place; the figure cannot tell.
+    Points are medians of measured in twelve equal groups of predicted, bars their quartiles. The chips should
+    be held out by place; the figure cannot tell. `line` is the (slope, intercept) of measured on predicted,
+    drawn where it is given; `counted` names what is counted.
 
     Raises:
         FormatError: no pair is finite.

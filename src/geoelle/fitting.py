@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from geoelle.baselines import Ground
+from geoelle.diagnostic_report import diagnose, write_diagnostics
+from geoelle.diagnostics import Task, score_places
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import FormatError, ProbeError
 from geoelle.figures import Score
@@ -23,16 +26,25 @@ from geoelle.holdout import SpatialKFold
 from geoelle.models import model_card
 from geoelle.nulls import evaluate
 from geoelle.probe import Probe, Scale, fit_probe, on_scale
-from geoelle.report import FitFacts, fit_pictures, fit_report
+from geoelle.report import FitFacts, Picture, fit_pictures, fit_report
 from geoelle.ridge import cross_predict
 from geoelle.sample import Sample
 from geoelle.scores import Scores, Table, score_rows
+from geoelle.trial import PIXEL_RIDGE
 from geoelle.vectors import parquet_files, vectors_from
 
-__all__ = ["Fitted", "block_metres", "fit_runs", "plan_fit", "plan_score", "score_bars_of", "score_file"]
+__all__ = [
+    "Fitted",
+    "block_metres",
+    "check_outputs",
+    "fit_runs",
+    "plan_fit",
+    "plan_score",
+    "score_bars_of",
+    "score_file",
+]
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(km|m)")
-MIN_CHIPS_OF_A_PLACE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +75,23 @@ def block_metres(text: str) -> float:
 
 
 def fit_runs(
-    runs: Sequence[Path], *, block_m: float, folds: int, scale: Scale, out: Path, overwrite: bool = False
+    runs: Sequence[Path],
+    *,
+    block_m: float,
+    folds: int,
+    scale: Scale,
+    out: Path,
+    report: Path | None = None,
+    overwrite: bool = False,
 ) -> Fitted:
     """Fit a probe on finished runs with blocks of ground held out; write the probe, its JSON and its report.
 
-    Blocks within a chip's diagonal of a held-out chip leave the training side: they show the same pixels.
+    Blocks within a chip's diagonal of a held-out chip leave the training side: they show the same pixels. `report`
+    names a folder for the diagnostics, which take longer than the fit.
 
     Raises: HoldoutError (too few blocks), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
     """
-    beside = [out, out.with_suffix(".json"), out.with_suffix(".html")]
-    if out.suffix != ".safetensors":
-        raise ProbeError(f"a probe cannot be called {out.name}; give it a name that ends in .safetensors")
-    for path in beside:
-        check_free(path, overwrite=overwrite)
+    beside = check_outputs(out, report, overwrite=overwrite)
     tables, sample, cv = _prepared(runs, block_m, folds)
     scores = evaluate(sample, cv=cv, scale=scale)
     card = model_card(str(tables[0].header.space["model"]))
@@ -96,11 +112,31 @@ def fit_runs(
         versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
         data={"unit": card.unit, "runs": [run.resolve().name for run in runs], "chips": len(sample.loss_n)},
     )
-    page = _page(sample, scores, probe, cv, tables[0].header)
+    task, facts = _task(sample, probe, cv), _facts(scores, probe, cv, tables[0].header)
+    unit = "ln of " + card.unit if probe.scale == "log" else card.unit
+    pictures = _pictures(task, scores, sample.lonlat_n2, unit)
+    deep = None if report is None else diagnose(task, scores.tables[0].terms)
     probe.save(beside[0], overwrite=True)
     probe.to_json(beside[1], overwrite=True)
-    write_bytes(beside[2], page.encode(), overwrite=True)
-    return Fitted(probe=probe, scores=scores, files=tuple(beside))
+    write_bytes(beside[2], fit_report(facts, pictures).encode(), overwrite=True)
+    if deep is not None:
+        write_diagnostics(
+            report, deep, facts, scores, bars=pictures[0], unit=unit, lonlat_n2=sample.lonlat_n2, overwrite=overwrite
+        )
+    return Fitted(probe=probe, scores=scores, files=(*beside, *([] if report is None else [report])))
+
+
+def check_outputs(out: Path, report: Path | None, *, overwrite: bool) -> list[Path]:
+    """Return the files of a probe once they, and the folder of its diagnostics, may be written.
+
+    Raises: ProbeError (no name for a probe), GeoelleError (one exists, or its directory does not).
+    """
+    if out.suffix != ".safetensors":
+        raise ProbeError(f"a probe cannot be called {out.name}; give it a name that ends in .safetensors")
+    beside = [out, out.with_suffix(".json"), out.with_suffix(".html")]
+    for path in (*beside, *([] if report is None else [report])):
+        check_free(path, overwrite=overwrite)
+    return beside
 
 
 def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int) -> dict[str, Any]:
@@ -144,29 +180,42 @@ def score_bars_of(table: Table) -> tuple[Score, ...]:
     )
 
 
-def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header: Header) -> str:
-    card, y_n = model_card(str(header.space["model"])), on_scale(sample.loss_n, probe.scale)
-    predicted_n = cross_predict(sample.vectors_nd, y_n, cv, sample.lonlat_n2)
-    labels = cv.labels(sample.lonlat_n2)
-    middles, r_m = [], []
-    for label in np.unique(labels):
-        chosen = labels == label
-        middles.append(sample.lonlat_n2[chosen].mean(axis=0))
-        enough = chosen.sum() >= MIN_CHIPS_OF_A_PLACE and predicted_n[chosen].std() > 0 and y_n[chosen].std() > 0
-        r_m.append(np.corrcoef(predicted_n[chosen], y_n[chosen])[0, 1] if enough else np.nan)
-    table = scores.table()
-    unit = "ln of " + card.unit if probe.scale == "log" else card.unit
-    pictures = fit_pictures(
-        predicted_n, y_n, score_bars_of(table), unit=unit, place_lonlat_m2=np.array(middles), place_r_m=np.array(r_m)
+def _task(sample: Sample, probe: Probe, cv: SpatialKFold) -> Task:
+    """Predict every chip out of fold; the pixel ridge is the rival of the curves."""
+    y_n, groups = on_scale(sample.loss_n, probe.scale), sample.lonlat_n2
+    return Task(
+        vectors_nd=sample.vectors_nd,
+        y_n=y_n,
+        predicted_n=cross_predict(sample.vectors_nd, y_n, cv, groups),
+        ground=Ground(cv=cv, groups=groups),
+        label_n=cv.labels(groups),
+        rivals={} if sample.features_nf is None else {PIXEL_RIDGE: sample.features_nf},
     )
-    facts = FitFacts(
+
+
+def _pictures(task: Task, scores: Scores, lonlat_n2: np.ndarray, unit: str) -> tuple[Picture, ...]:
+    places = score_places(task.y_n, task.predicted_n, task.label_n)
+    middles = np.stack([np.bincount(places.place_n, degrees) / places.rows_m for degrees in lonlat_n2.T], axis=1)
+    return fit_pictures(
+        task.predicted_n,
+        task.y_n,
+        score_bars_of(scores.table()),
+        unit=unit,
+        place_lonlat_m2=middles,
+        place_r_m=places.r_m,
+    )
+
+
+def _facts(scores: Scores, probe: Probe, cv: SpatialKFold, header: Header) -> FitFacts:
+    card, table = model_card(str(header.space["model"])), scores.table()
+    return FitFacts(
         title=f"Does {card.name} know what it does not know?",
         model=card.name,
         space=header.space_id,
         target=probe.target,
         reading=card.reading,
         sensor=header.sensor,
-        chips=len(y_n),
+        chips=table.n_chips,
         places=table.n_places,
         block_m=cv.block_m,
         folds=cv.n_splits,
@@ -175,7 +224,6 @@ def _page(sample: Sample, scores: Scores, probe: Probe, cv: SpatialKFold, header
         warnings=(table.sentence(), *scores.notes),
         versions=dict(probe.versions),
     )
-    return fit_report(facts, pictures)
 
 
 def score_file(

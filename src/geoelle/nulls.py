@@ -92,9 +92,7 @@ def evaluate(
 
 def _kept(values: np.ndarray, keep_n: np.ndarray, name: str) -> np.ndarray:
     if len(values) != len(keep_n):
-        raise HoldoutError(
-            f"{name} do not match the chips ({len(values)} against {len(keep_n)}); pass one each"
-        )
+        raise HoldoutError(f"{name} do not match the chips ({len(values)} against {len(keep_n)}); pass one each")
     return np.asarray(values)[keep_n]
 
 

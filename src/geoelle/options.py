@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from geoelle.pair_fit import PairJob
     from geoelle.plan import Job
 
-__all__ = ["area_options", "job_of", "json_option", "model_options", "output_options"]
+__all__ = [
+    "area_options",
+    "check_pairs",
+    "job_of",
+    "json_option",
+    "model_options",
+    "output_options",
+    "pair_job_of",
+    "pair_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,3 +105,58 @@ def job_of(options: dict[str, Any], **more: Any) -> Job:
         "precision",
     )
     return Job(area=area, **{name: options[name] for name in names}, **more)
+
+
+pair_options = _stack(
+    click.option(
+        "--pairs", type=click.Path(path_type=Path), metavar="FILE",
+        help="Fit on (embedding, loss) pairs instead of runs: Parquet, npz or safetensors.",
+    ),
+    click.option("--vector-column", help="With --pairs: column or array of vectors. Default: the only one."),
+    click.option("--loss-column", help="With --pairs. Default: loss."),
+    click.option("--group-column", help="With --pairs: labels of what belongs together and is held out whole."),
+    click.option("--lon-column", help="With --pairs: degrees, EPSG:4326. Default: lon, where there is no group."),
+    click.option("--lat-column", help="With --pairs. Default: lat, where there is no group."),
+    click.option("--features", multiple=True, metavar="COLUMN", help="With --pairs: a simple feature to beat. Repeat."),
+    click.option("--random-folds", is_flag=True, help="With --pairs: hold out rows at random; scores are flattering."),
+    click.option("--target", help="With --pairs: what the loss is. Default: loss as given in FILE."),
+    click.option("--model-name", help="With --pairs: the model of the vectors. Default: the name of FILE."),
+)  # fmt: skip
+
+
+def check_pairs(runs: tuple[Path, ...], pairs: dict[str, Any]) -> Path | None:
+    """Return the file of --pairs, or None for runs.
+
+    Raises: click.UsageError (both, neither, or options that need --pairs).
+    """
+    given = ["--" + name.replace("_", "-") for name, value in pairs.items() if value and name != "pairs"]
+    if bool(runs) == (pairs["pairs"] is not None):
+        raise click.UsageError("give either RUNS or --pairs FILE")
+    if given and pairs["pairs"] is None:
+        raise click.UsageError(f"{', '.join(given)} need --pairs FILE")
+    if (pairs["lon_column"] is None) != (pairs["lat_column"] is None):
+        raise click.UsageError("--lon-column and --lat-column go together")
+    if pairs["group_column"] and pairs["lon_column"]:
+        raise click.UsageError("hold out either --group-column or --lon-column and --lat-column")
+    return pairs["pairs"]
+
+
+def pair_job_of(pairs: dict[str, Any], **more: Any) -> PairJob:
+    """Return the fit that the options of --pairs describe."""
+    from geoelle.pair_fit import PairJob
+    from geoelle.pairs import PairColumns
+
+    columns = PairColumns(
+        loss=pairs["loss_column"] or "loss",
+        vectors=pairs["vector_column"],
+        group=pairs["group_column"],
+        lonlat=(pairs["lon_column"], pairs["lat_column"]) if pairs["lon_column"] else None,
+        features=pairs["features"],
+    )
+    return PairJob(
+        columns=columns,
+        random_folds=pairs["random_folds"],
+        target=pairs["target"],
+        model=pairs["model_name"],
+        **more,
+    )

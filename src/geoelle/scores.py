@@ -8,7 +8,7 @@ from typing import Literal
 from geoelle.bootstrap import METRICS, Interval, Metrics, Reliability, Verdict
 from geoelle.errors import ProbeError
 
-__all__ = ["Gain", "Kind", "Row", "Scores", "Table", "Terms", "score_rows"]
+__all__ = ["Gain", "Kind", "Row", "Scores", "Table", "Terms", "plain_json", "score_rows"]
 
 Kind = Literal["probe", "flattered", "null", "joint"]
 
@@ -103,8 +103,8 @@ class Table:
             name = f"{row.name} ({row.note})" if row.note else row.name
             minus = "" if row.minus is None else str(row.minus.r)
             lines.append(_line([name, *(str(getattr(row.metrics, m)) for m in METRICS), minus, row.verdict]))
-        counts = [f"{self.n_chips:,} {self.terms.rows}", *([f"{self.n_places} {self.terms.places}"] if self.terms.places else [])]
-        head = f"**{self.sentence()}** {', '.join(counts)}.\n"
+        places = f", {self.n_places} {self.terms.places}" if self.terms.places else ""
+        head = f"**{self.sentence()}** {self.n_chips:,} {self.terms.rows}{places}.\n"
         gains = [f"- {gain.name}: {gain.value}" for gain in self.adds]
         gains = ["", f"What the embedding adds to the {self.terms.inputs}:", "", *gains] if gains else []
         return "\n".join([head, *lines, *gains]) + "\n"
@@ -137,7 +137,7 @@ class Scores:
             data["sentence"] = table.sentence()
             for row, row_data in zip(table.rows, data["rows"], strict=True):
                 row_data["verdict"] = row.verdict
-        return _json(plain)
+        return plain_json(plain)
 
     def to_markdown(self) -> str:
         """Print every table, then the notes."""
@@ -150,9 +150,7 @@ def score_rows(table: Mapping[str, object]) -> tuple[dict[str, str], ...]:
     rows = []
     for row in table["rows"]:
         cells = {"predictor": f"{row['name']} ({row['note']})" if row["note"] else row["name"]}
-        cells |= {
-            head: _interval(row["metrics"][name]) for head, name in zip(_HEADS[1:], METRICS, strict=False)
-        }
+        cells |= {head: _interval(row["metrics"][name]) for head, name in zip(_HEADS[1:], METRICS, strict=False)}
         minus = "" if row["minus"] is None else _interval(row["minus"]["r"])
         rows.append(cells | {_HEADS[-2]: minus, _HEADS[-1]: row["verdict"]})
     return tuple(rows)
@@ -170,9 +168,10 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _json(value: object) -> object:
+def plain_json(value: object) -> object:
+    """Return nested dicts and lists as JSON can hold them: NaN and infinity as None."""
     if isinstance(value, dict):
-        return {k: _json(v) for k, v in value.items()}
+        return {k: plain_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(v) for v in value]
+        return [plain_json(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

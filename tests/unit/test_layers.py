@@ -16,15 +16,15 @@ LAYERS = (
     "area assets looks raster ridge scores style models.galileo_net models.olmoearth_net models.presto_net "
     "models.prithvi_net models.scalemae_net",
     "baselines chips embeddings figures geoparquet item probe",
-    "geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
-    "catalog embed read report trial models.nano "
+    "diagnostics geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
+    "catalog diagnostic_figures embed pairs read report trial models.nano "
     "models.clay models.dino models.dofa models.fgmae models.galileo models.olmoearth "
     "models.presto models.prithvi models.remoteclip models.satclip "
     "models.satmae models.scalemae models.vitmae",
-    "models nulls",
+    "diagnostic_report models nulls",
     "fitting plan",
-    "options run",
-    "console describe hub products",
+    "pair_fit run",
+    "console describe hub options products",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}
