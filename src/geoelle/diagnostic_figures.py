@@ -121,7 +121,7 @@ def block_map(lonlat_n2: np.ndarray, place_n: np.ndarray, r_m: np.ndarray, bias_
             axis.set(xlim=frame[:2], ylim=frame[2:], aspect=stretch)
             axis.locator_params(nbins=4)
             for side, letters in ((axis.xaxis, "WE"), (axis.yaxis, "SN")):
-                side.set_major_formatter(lambda v, _, ends=letters: f"{abs(v):.4g}°{ends[int(v > 0)] if v else ''}")
+                side.set_major_formatter(lambda v, _, ends=letters: f"{abs(v):.6g}°{ends[int(v > 0)] if v else ''}")
             ends = "min" if ramp.name in SEQUENTIAL else "both"
             bar = figure.colorbar(dots, ax=axis, location="bottom", shrink=0.8, aspect=28, pad=0.04, extend=ends)
             bar.set_label(ramp.legend, size=8)
@@ -237,6 +237,7 @@ def _dots(axis: Axes, lonlat_n2: np.ndarray, place_n: np.ndarray, values_m: np.n
 def _frame(lonlat_n2: np.ndarray) -> tuple[tuple[float, float, float, float], float]:
     """Return limits (west, east, south, north) close around the chips, and the stretch of a degree of latitude."""
     (west, south), (east, north) = lonlat_n2.min(axis=0), lonlat_n2.max(axis=0)
-    pad = max(east - west, north - south, 0.01) * 0.06
+    longest = max(east - west, north - south, 0.01)
+    pads = [max(longest * 0.06, (longest * 0.4 - span) / 2) for span in (east - west, north - south)]  # no thin strips
     stretch = 1 / max(np.cos(np.radians((south + north) / 2)), 0.3)
-    return (west - pad, east + pad, max(south - pad, -90.0), min(north + pad, 90.0)), float(stretch)
+    return (west - pads[0], east + pads[0], max(south - pads[1], -90.0), min(north + pads[1], 90.0)), float(stretch)

@@ -7,7 +7,8 @@ come first, then whole groups or blocks are drawn where there are too many rows,
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -82,7 +83,8 @@ def read_pairs(path: str | Path, columns: PairColumns, *, block_m: float = 10_00
         unit_n = unit_n if lonlat_n2 is None else blocks_of(lonlat_n2[rows], block_m)
         complete, rows = len(rows), rows[whole_blocks(unit_n, most=most)]
         notes.append(f"{len(rows):,} of {complete:,} rows are used, the most a fit takes, drawn at random as wholes")
-    vectors_nd = table.vectors(name, rows, len(loss_n))
+    with _readable(path, name):
+        vectors_nd = table.vectors(name, rows, len(loss_n))
     finite = np.isfinite(vectors_nd).all(1)
     if not finite.all():
         notes.append(f"{int((~finite).sum()):,} rows with NaN or infinity in the vector are dropped")
@@ -212,6 +214,14 @@ def _opened(path: Path) -> _Table:
         raise FormatError(f"pairs cannot be read from {path} ({cause}); write it again") from cause
 
 
+@contextmanager
+def _readable(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, SafetensorError, pa.ArrowException, OSError, ValueError) as cause:
+        raise FormatError(f"{name} of {path} cannot be read ({cause}); write plain numbers or texts") from cause
+
+
 def _vector_name(path: Path, table: _Table, asked: str | None) -> str:
     if asked in table.matrices:
         return asked
@@ -227,10 +237,8 @@ def _column(path: Path, table: _Table, name: str) -> np.ndarray:
     """Read one value a row, of any type."""
     if name not in table.names:
         raise FormatError(f"{path} has no column {name!r}; name one of {', '.join(table.names) or 'none'}")
-    try:
+    with _readable(path, name):
         values = table.column(name)
-    except (SafetensorError, pa.ArrowException, OSError, ValueError) as cause:
-        raise FormatError(f"{name} of {path} cannot be read ({cause}); write plain numbers or texts") from cause
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1 or (len(values) and isinstance(values[0], np.ndarray)):
