@@ -83,7 +83,7 @@ def joined(*parts: Labelled) -> Labelled:
     tables = tuple(table for part in parts for table in part.tables)
     levels = np.concatenate([part.levels_n for part in parts])
     return Labelled(
-        sample=Sample.of([nano_samples.one_sensor(t) for t in tables], sources=levels.tolist()),
+        sample=Sample.of(tables, sources=levels.tolist()),
         tables=tables,
         levels_n=levels,
         places_n=np.concatenate([part.places_n for part in parts]),

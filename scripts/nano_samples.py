@@ -67,7 +67,7 @@ def labelled(
             labels += [(scene.place, scene.source, scene.level)] * len(table)
     places, sources, levels = (np.array(column) for column in zip(*labels, strict=True))
     return Labelled(
-        sample=Sample.of([one_sensor(t) for t in tables], sources=levels.tolist()),
+        sample=Sample.of(tables, sources=levels.tolist()),
         places_n=places,
         sources_n=sources,
         levels_n=levels,
@@ -87,8 +87,3 @@ def _kept(path: Path | None, model: Model, bands: tuple[str, ...]) -> Embeddings
         return None
     table = Embeddings.read(path)
     return table if table.header.space == space_of(model, bands) else None
-
-
-def one_sensor(table: Embeddings) -> Embeddings:
-    """Forget the level: tables of L1C and L2A are put side by side on purpose, and told apart by `sources`."""
-    return replace(table, header=replace(table.header, sensor="any"))

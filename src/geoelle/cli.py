@@ -17,7 +17,18 @@ import click
 
 from geoelle import console
 from geoelle.errors import GeoelleError
-from geoelle.options import area_options, job_of, json_option, model_options, output_options
+from geoelle.options import (
+    area_options,
+    check_pairs,
+    fit_job_of,
+    fit_options,
+    job_of,
+    json_option,
+    model_options,
+    output_options,
+    pair_job_of,
+    pair_options,
+)
 
 __all__ = ["main"]
 
@@ -261,67 +272,52 @@ def map_(probe: Path | None, expected: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--block", default="10km", show_default=True, help="Side of the blocks of ground that folds are made of.")
-@click.option(
-    "--folds",
-    type=click.IntRange(min=2),
-    help="Default: 5; every place, source, scene or date in turn where these are held out, in 20 folds at most.",
-)
-@click.option(
-    "--holdout",
-    type=click.Choice(["block", "place", "source", "scene", "date", "knndm"]),
-    help="What is held out; a place is a run. Default: block, with --for knndm.",
-)
-@click.option(
-    "--for",
-    "domain",
-    metavar="AREA",
-    help="The area to be mapped: W,S,E,N, a raster or a run. Folds become as far from their training part as it is "
-    "from the sample (kNNDM).",
-)
-@click.option(
-    "--buffer",
-    default="auto",
-    show_default=True,
-    help="Ground left out around held-out chips, 2km say. auto: a chip's diagonal; with blocks as far as the "
-    "residuals of a first fit are alike, if that is more.",
-)
-@click.option(
-    "--scale",
-    type=click.Choice(["log", "raw"]),
-    default="log",
-    show_default=True,
-    help="Fit the loss or its logarithm.",
-)
-@click.option(
-    "--interval",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Level of the intervals. Default: 0.9, left out where blocks are too few.",
-)
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@fit_options
+@pair_options
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("probe.safetensors"), show_default=True)
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="DIR",
+    help="Also write a folder of diagnostics: page, figures as PNG, numbers as JSON. Takes a minute.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True)
 @click.option("--dry-run", is_flag=True, help="Print chips, blocks and folds; fit nothing.")
 @json_option
 def fit(
-    runs: tuple[Path, ...], block: str, scale: str, interval: float | None, out: Path, overwrite: bool, dry_run: bool,
-    as_json: bool, **options: Any,
-) -> None:  # fmt: skip
+    runs: tuple[Path, ...],
+    out: Path,
+    report: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Fit a probe on runs that hold a loss; print its score on held-out ground beside every null.
 
-    \b
-    Example:
-      geoelle fit run/ --block 4km --folds 5 -o probe.safetensors
-    """
-    from geoelle.fitting import block_metres, buffer_metres, fit_runs, plan_fit
-    from geoelle.held import Asked
+    With --pairs, fit it on embeddings and losses of any other model instead: whole groups or blocks are held out.
 
-    holdout = Asked(kind=options["holdout"], domain=options["domain"], buffer_m=buffer_metres(options["buffer"]))
-    ground = {"block_m": block_metres(block), "folds": options["folds"], "holdout": holdout}
-    if dry_run:
-        _show(plan_fit(runs, **ground), as_json)
+    \b
+    Examples:
+      geoelle fit run/ --block 4km --folds 5 -o probe.safetensors
+      geoelle fit run/ --for -75.71,37.60,-75.53,37.75 --report diagnostics/
+      geoelle fit --pairs hubert.npz --group-column speaker --target "HuBERT masked loss"
+    """
+    from geoelle.fitting import fit_runs, plan_fit
+
+    file = check_pairs(runs, options)
+    if file is not None:
+        from geoelle.pair_fit import fit_pairs, plan_pairs
+
+        job = pair_job_of(options)
+        if dry_run:
+            _show(plan_pairs(file, job), as_json)
+            return
+        fitted = fit_pairs(file, job, out=out, report=report, overwrite=overwrite)
+    elif dry_run:
+        _show(plan_fit(runs, fit_job_of(options)), as_json)
         return
-    fitted = fit_runs(runs, **ground, scale=scale, out=out, interval=interval, overwrite=overwrite)
+    else:
+        fitted = fit_runs(runs, fit_job_of(options), out=out, report=report, overwrite=overwrite)
     if as_json:
         console.print_json(fitted.to_dict())
         return
@@ -346,7 +342,7 @@ def score(
     Example:
       geoelle score run/ --probe probe.safetensors -o scored.parquet
     """
-    from geoelle.fitting import plan_score, score_file
+    from geoelle.scoring import plan_score, score_file
 
     if dry_run:
         _show(plan_score(embeddings, probe, column=column), as_json)

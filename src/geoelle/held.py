@@ -104,6 +104,11 @@ class Held:
         return fold_n
 
     @property
+    def count(self) -> int:
+        """Return the number of folds."""
+        return self.cv.get_n_splits(groups=self.groups)
+
+    @property
     def matching(self) -> Matching | None:
         """Return how kNNDM folds match the area to be mapped; None for other kinds."""
         return self.cv.match(self.groups) if isinstance(self.cv, KNNDM) else None

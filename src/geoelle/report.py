@@ -15,6 +15,7 @@ import xarray as xr
 
 from geoelle.figures import DPI, Score, calibration, histogram, places, score_bars
 from geoelle.quicklook import CREDIT, MapText, Scene, quicklook
+from geoelle.scores import Terms
 from geoelle.style import Ramp
 
 __all__ = [
@@ -107,7 +108,8 @@ class MapFacts:
 class FitFacts:
     """State what a fit rests on; texts are printed as they are.
 
-    `held_out` says what was held out, `folds` how many times. `scores` as in `MapFacts`.
+    `held_out` says what was held out, `folds` how many times. `sensor` is empty where there is no imagery. `scores` as
+    in `MapFacts`.
     """
 
     title: str
@@ -122,6 +124,7 @@ class FitFacts:
     folds: int
     alpha: str
     scores: tuple[Mapping[str, object], ...]
+    terms: Terms = field(default_factory=Terms)
     items: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     more: Mapping[str, str] = field(default_factory=dict)
@@ -152,15 +155,19 @@ def map_report(facts: MapFacts, figures: Sequence[Picture]) -> str:
 
 def fit_report(facts: FitFacts, figures: Sequence[Picture]) -> str:
     """Return the page of a fit: warnings, first figure, how to read it, scores, other figures, facts."""
+    terms = facts.terms
+    places = f"{facts.places:,} {terms.places}" if terms.places else ""
     rows = {
         "What": f"{facts.target} of {facts.model}, read linearly from its embedding",
         "Space": facts.space,
         "Imagery": facts.sensor,
-        "Chips": f"{facts.chips:,} of {facts.places:,} places",
+        terms.rows.capitalize(): f"{facts.chips:,} of {places}" if places else f"{facts.chips:,}",
         "Held out": facts.held_out,
         "Alpha": facts.alpha,
     }
-    summary = f"{facts.chips:,} chips · {facts.places:,} places · {facts.folds} folds · {facts.model}"
+    rows = {name: text for name, text in rows.items() if text}
+    told = [f"{facts.chips:,} {terms.rows}", places, f"{facts.folds} folds", facts.model]
+    summary = " · ".join(text for text in told if text)
     return _page(facts, rows, figures, summary=summary, lost=[])
 
 

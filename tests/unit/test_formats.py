@@ -27,7 +27,7 @@ from geoelle.complexity import feature_names
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import CatalogError
-from geoelle.fitting import score_file
+from geoelle.scoring import score_file
 from geoelle.holdout import SpatialKFold
 from geoelle.intervals import Spread
 from geoelle.item import ItemFacts, write_item
