@@ -10,6 +10,7 @@ No kind falls back to another, nor to random folds: what cannot be held out is r
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import BaseCrossValidator
@@ -148,10 +149,11 @@ def holdout_for(asked: Asked, stand: Stand, *, block_m: float, folds: int | None
         text = f"{n_folds} folds of blocks of {block_m / 1000:g} km"
         return Held(kind=kind, cv=cv, groups=stand.lonlat_n2, place_n=block_n, buffer_m=buffer_m, text=text)
     cv = KNNDM(n_folds, domain_lonlat_m2=domain_points(asked.domain), buffer_m=buffer_m)
+    domain = Path(asked.domain).resolve().name if Path(asked.domain).exists() else asked.domain  # no one's folders
     return Held(
         kind=kind, cv=cv, groups=stand.lonlat_n2, place_n=blocks_of(stand.lonlat_n2, block_m), buffer_m=buffer_m,
-        text=f"{n_folds} kNNDM folds for {asked.domain}; intervals redraw blocks of {block_m / 1000:g} km",
-        notes=cv.match(stand.lonlat_n2).notes, domain=asked.domain,
+        text=f"{n_folds} kNNDM folds for {domain}; intervals redraw blocks of {block_m / 1000:g} km",
+        notes=cv.match(stand.lonlat_n2).notes, domain=domain,
     )  # fmt: skip
 
 

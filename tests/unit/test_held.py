@@ -126,6 +126,14 @@ def test_the_buffer_is_as_wide_as_residuals_are_alike():
         assert gap * 6_371_009 > measured.buffer_m
 
 
+def test_a_range_below_a_chip_leaves_a_chip_between():
+    ground = stand(places=2, side=30, step_km=0.06)
+    held = holdout_for(Asked(), ground, block_m=600, folds=3)
+    measured = with_measured_buffer(held, ground, smooth(ground, 0.08))
+    assert 60 < measured.variogram.range_m < CHIP_M == measured.buffer_m == measured.cv.buffer_m
+    assert measured.notes[0].endswith("less than a chip's diagonal")
+
+
 def test_noise_leaves_a_chip_between():
     ground = stand(places=2, side=20)
     held = holdout_for(Asked(), ground, block_m=4_000)
@@ -139,8 +147,12 @@ def test_a_range_that_the_ground_has_no_room_for_is_said():
     measured = with_measured_buffer(held, ground, smooth(ground, 4.0))
     assert measured.variogram.range_m > 3_000 and CHIP_M <= measured.buffer_m < measured.variogram.range_m
     assert "scores flatter; take larger blocks" in measured.notes[0]
+    assert measured.buffer_m > CHIP_M
     for train, test in measured.folds():
-        assert measured.buffer_m == CHIP_M or len(train) >= 0.5 * (1_800 - len(test))
+        assert len(train) >= 0.5 * (1_800 - len(test))
+        seen = ground.lonlat_n2[train]
+        for inner_train, inner_test in measured.cv.inner(seen).split(seen, groups=seen):
+            assert len(inner_train) >= 0.5 * (len(train) - len(inner_test))
 
 
 def test_only_blocks_measure_their_buffer():

@@ -219,10 +219,19 @@ def ratios(parents, each, seeds):
 
 
 def test_the_error_of_a_map_is_recovered_from_a_clustered_sample():
-    """Thirty clusters: random folds see 0.43 of the true error, kNNDM 0.98 on average, 0.85 to 1.15 by seed."""
-    random, knndm = ratios(30, 10, range(6)).T
-    assert (random < 0.55).all()
-    assert ((knndm > 0.75) & (knndm < 1.25)).all() and abs(knndm.mean() - 1) < 0.1
+    """Thirty clusters, 18 seeds: random folds see 0.41 of the true error, kNNDM 0.96 (0.64 to 1.29 by seed).
+
+    One sample is one draw: it is the mean that must be right, and every seed that must be nearer than random.
+    """
+    random, knndm = ratios(30, 10, range(18)).T
+    assert random.mean() < 0.5 and abs(knndm.mean() - 1) < 0.1
+    assert (abs(knndm - 1) < abs(random - 1)).all()
+
+
+def test_very_few_clusters_leave_some_of_the_error_unseen():
+    """Twelve clusters, 12 seeds: random folds see 0.28 of the true error, kNNDM 0.87; no fold is as far as the map."""
+    random, knndm = ratios(12, 20, range(12)).T
+    assert random.mean() < 0.35 and 0.75 < knndm.mean() < 1.05
 
 
 def test_the_error_of_a_map_is_recovered_from_a_random_sample():
