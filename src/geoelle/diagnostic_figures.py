@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from scipy.spatial import KDTree
 
 from geoelle.bootstrap import MIN_WITHIN, Interval
@@ -41,7 +41,7 @@ def scaling_curves(
 ) -> bytes:
     """Draw held-out r and R² against training rows (below) and training blocks (above), both logarithmic.
 
-    `units` name what rows and blocks are: ("chips", "blocks").
+    `units` name what rows and blocks are: ("chips", "blocks"); an empty name of blocks leaves them out.
 
     Raises:
         FormatError: no curve, or curves that do not have one value a size.
@@ -50,6 +50,8 @@ def scaling_curves(
     with matplotlib.rc_context(STYLE):
         for axis in axes:
             axis.set_xlabel(f"training {units[0]}")
+            if not units[1]:
+                continue
             above = axis.secondary_xaxis("top")
             kept = _spaced(rows)
             above.xaxis.set_major_locator(FixedLocator([rows[i] for i in kept]))
@@ -164,7 +166,7 @@ def block_map(lonlat_n2: np.ndarray, place_n: np.ndarray, r_m: np.ndarray, bias_
                 side.set_major_formatter(lambda v, _, ends=letters: f"{abs(v):.6g}°{ends[int(v > 0)] if v else ''}")
             ends = "min" if ramp.name in SEQUENTIAL else "both"
             bar = figure.colorbar(dots, ax=axis, location="bottom", shrink=0.8, aspect=28, pad=0.04, extend=ends)
-            bar.set_label(ramp.legend, size=8)
+            bar.set_label(ramp.legend.replace(" [", "\n["), size=8)
             bar.outline.set_linewidth(0.5)
         return png(figure)
 
@@ -182,35 +184,44 @@ def loss_bands(steps: Sequence[int], percentiles: Sequence[int], losses_sp: np.n
         sizes = f"{len(steps)} steps, {np.shape(losses_sp)} losses and {len(mean_s)} means"
         raise FormatError(f"a training cannot be drawn from {sizes}; give one row a step")
     known = np.flatnonzero(np.isfinite(losses_sp).all(1)) if len(percentiles) else np.empty(0, int)
-    steps_s, at = np.asarray(steps), {p: i for i, p in enumerate(percentiles)}
+    steps_s = np.asarray(steps)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 3.4), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(8.4, 3.7), dpi=DPI, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-        for (low, high), alpha in zip(BANDS, (0.15, 0.3), strict=True):
-            if len(known):
-                edges = losses_sp[known, at[low]], losses_sp[known, at[high]]
-                left.fill_between(
-                    steps_s[known], *edges, color=COLOURS[0], alpha=alpha, lw=0, label=f"{low} to {high}% of chips"
-                )
         if len(known):
-            left.plot(steps_s[known], losses_sp[known, at[50]], color=COLOURS[0], lw=1.4, label="median chip")
-        left.plot(steps_s, mean_s, color=INK, lw=1, ls=(0, (4, 2)), label="mean over places")
-        left.set(xlabel="training step", ylabel="loss on held-out places", yscale="log")
-        left.legend(frameon=False, fontsize=7.5)
-        chosen = sorted({int(known[i]) for i in (0, len(known) // 2, len(known) - 1)}) if len(known) else []
-        for colour, s in zip((COLOURS[1], COLOURS[2], COLOURS[0]), chosen, strict=False):
-            right.plot(losses_sp[s], np.asarray(percentiles) / 100, color=colour, lw=1.4, label=f"step {steps[s]:,}")
-        right.set(xlabel="loss on held-out places", ylabel="share of chips below", xscale="log", ylim=(0, 1))
-        if chosen:
-            right.legend(frameon=False, fontsize=7.5, loc="lower right")
+            _bands(left, steps_s[known], dict(zip(percentiles, losses_sp[known].T, strict=True)))
+            _distributions(right, steps_s[known], np.asarray(percentiles) / 100, losses_sp[known])
         else:
             right.annotate(
                 "no checkpoint kept percentiles", (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED
             )
+            right.set_axis_off()
+        left.plot(steps_s, mean_s, color=INK, lw=1, ls=(0, (4, 2)), label="mean over places")
+        left.set(xlabel="training step", ylabel="loss on held-out places", yscale="log")
+        for side in (left.yaxis, right.xaxis):
+            low, high = side.get_view_interval()
+            side.set_major_formatter(lambda v, _: f"{v:g}")
+            side.set_minor_formatter((lambda v, _: f"{v:.3g}") if high < 10 * low else NullFormatter())
         for axis in (left, right):
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(color=GRID, lw=0.6)
+        figure.legend(*left.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower left", ncols=4)
         return png(figure)
+
+
+def _bands(axis: Axes, steps_s: np.ndarray, losses: Mapping[int, np.ndarray]) -> None:
+    for (low, high), alpha in zip(BANDS, (0.15, 0.3), strict=True):
+        label = f"{low} to {high}% of chips"
+        axis.fill_between(steps_s, losses[low], losses[high], color=COLOURS[0], alpha=alpha, lw=0, label=label)
+    axis.plot(steps_s, losses[50], color=COLOURS[0], lw=1.4, label="median chip")
+
+
+def _distributions(axis: Axes, steps_s: np.ndarray, share_p: np.ndarray, losses_sp: np.ndarray) -> None:
+    chosen = sorted({0, len(steps_s) // 2, len(steps_s) - 1})
+    for colour, s in zip((COLOURS[1], COLOURS[2], COLOURS[0]), chosen, strict=False):
+        axis.plot(losses_sp[s], share_p, color=colour, lw=1.4, label=f"step {steps_s[s]:,}")
+    axis.set(xlabel="loss on held-out places", ylabel="share of chips below", xscale="log", ylim=(0, 1))
+    axis.legend(frameon=False, fontsize=7.5, loc="lower right")
 
 
 def _pair_of_panels(sizes: Sequence[float], curves: Sequence[Curve]) -> tuple[Figure, np.ndarray]:
@@ -219,7 +230,7 @@ def _pair_of_panels(sizes: Sequence[float], curves: Sequence[Curve]) -> tuple[Fi
         had = ", ".join(f"{curve.name}: {len(curve.r)}" for curve in curves) or "none"
         raise FormatError(f"curves ({had}) do not match {len(sizes)} sizes; give one value a size")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 3.5), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(8.4, 3.7), dpi=DPI, layout="constrained")
         axes = figure.subplots(1, 2)
         for axis, name, metric in zip(axes, _LOWEST, ("r", "r2"), strict=True):
             for colour, curve in zip(COLOURS, curves, strict=False):
@@ -234,7 +245,8 @@ def _pair_of_panels(sizes: Sequence[float], curves: Sequence[Curve]) -> tuple[Fi
             axis.tick_params(axis="x", labelsize=7.5)
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(color=GRID, lw=0.6)
-        axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, frameon=False, fontsize=8, loc="outside lower center", ncols=len(curves))
         return figure, axes
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from geoelle.bootstrap import Metrics
 from geoelle.diagnostic_figures import block_map, dimension_curves, scaling_curves
 from geoelle.diagnostics import (
+    MOST_ROWS,
     CalibrationLine,
     Dimensions,
     PlaceScores,
@@ -46,12 +47,12 @@ class Study:
     notes: tuple[str, ...]
 
 
-def diagnose(task: Task, terms: Terms, *, seed: int = 0) -> Study:
-    """Run every diagnostic; the curves learn from whole blocks of at most 10,000 rows, and a note says so.
+def diagnose(task: Task, terms: Terms, *, most_rows: int = MOST_ROWS, seed: int = 0) -> Study:
+    """Run every diagnostic; the curves are of whole blocks, at most `most_rows` rows of them, and a note says so.
 
     Raises `HoldoutError` where the folds of the fit cannot be drawn.
     """
-    rows, notes = whole_blocks(task.label_n, least_blocks=3 * len(task.ground.folds()), seed=seed), []
+    rows, notes = whole_blocks(task.label_n, most=most_rows, least_blocks=3 * len(task.ground.folds()), seed=seed), []
     if len(rows) < len(task.y_n):
         notes.append(f"curves over {terms.rows} and dimensions are of {len(rows):,} of {len(task.y_n):,} {terms.rows}")
     few, scaling = task.at(rows), None
@@ -73,7 +74,7 @@ def diagnose(task: Task, terms: Terms, *, seed: int = 0) -> Study:
 def study_pictures(study: Study, terms: Terms, *, unit: str, lonlat_n2: np.ndarray | None) -> dict[str, Picture]:
     """Draw every figure of a study, by file stem; without coordinates there is no map."""
     line = study.line
-    units = (terms.rows, terms.places or f"draws of {terms.rows}")
+    wholes = f"whole {terms.places}" if terms.places else terms.rows
     drawn = {
         "calibration": Picture(
             title="Calibration",
@@ -88,10 +89,12 @@ def study_pictures(study: Study, terms: Terms, *, unit: str, lonlat_n2: np.ndarr
     if study.scaling is not None:
         drawn["sample-scaling"] = Picture(
             title="Sample scaling",
-            caption=f"Scores on all held-out {terms.rows} by probes trained on nested subsets of whole {units[1]}, "
+            caption=f"Scores on all held-out {terms.rows} by probes trained on nested subsets of {wholes}, "
             f"{study.scaling.draws} orders of them, the same for every curve. Band: 95%, over orders and held-out "
-            f"{units[1]}. R² below -0.5 is cut off.",
-            png=scaling_curves(study.scaling.rows, study.scaling.blocks, study.scaling.curves, units=units),
+            f"{wholes}. R² below -0.5 is cut off.",
+            png=scaling_curves(
+                study.scaling.rows, study.scaling.blocks, study.scaling.curves, units=(terms.rows, terms.places)
+            ),
         )
     drawn["dimensions"] = Picture(
         title="Dimensions",

@@ -21,6 +21,7 @@ from geoelle.ridge import nested_ridge
 
 __all__ = [
     "ALPHAS",
+    "MOST_ROWS",
     "CalibrationLine",
     "Curve",
     "Dimensions",

@@ -219,7 +219,7 @@ def _evaluated(pairs: Pairs, held: _Held, scale: Scale, terms: Terms) -> tuple[S
         _of_features(score_table(trial, probe, entries, scale=name, subset="all rows", rows=rows, terms=terms))
         for name in trial.targets
     ]
-    notes = [held.label, *pairs.notes, "pairs hold no untrained twins and no pixels, so those nulls are absent"]
+    notes = [*pairs.notes, "pairs hold no untrained twins and no pixels, so those nulls are absent"]
     notes += ["no simple features to beat: name columns with --features"] if pairs.features_nf is None else []
     return Scores(tables=tuple(tables), holdout=held.label, notes=tuple(notes)), probe.predicted_nt[:, 0]
 
@@ -250,7 +250,7 @@ def _facts(scores: Scores, probe: Probe, held: _Held, folds: int) -> FitFacts:
         alpha=f"{probe.embedding.alpha:.3g}",
         scores=score_rows(scores.to_dict()["tables"][0]),
         terms=table.terms,
-        warnings=(table.sentence(), *scores.notes),
+        warnings=(table.sentence(), scores.holdout, *scores.notes),
         versions=dict(probe.versions),
         credit="",
     )
