@@ -31,8 +31,8 @@ _CELL, _GAP, _TEXT, _MARGIN = 1.36, 0.12, 0.5, 0.16  # inches: a picture, betwee
 _GAP_COLOUR, _NO_PICTURE = (0.85, 0.86, 0.88), "#a3a9b1"
 _HALO = [withStroke(linewidth=2.2, foreground=INK)]
 _GAMMA = 1.6
-_LETTER = 0.069  # inches of a letter of the subtitle
-_LABELS = 40  # stops that are numbered; more would cover one another
+_LETTER = 0.0635  # inches of a letter of the subtitle
+_LABELS = 40  # numbers on the way; more would cover one another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,22 +53,29 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """Map pixels to brightness, the same for all pictures of a page, so that they compare."""
+    """Map pixels to brightness, the same for all pictures of a page, so that they compare.
 
-    low: float
-    high: float
+    `dark` is what each band has where it is darkest, haze above all; `span` is one for all bands, so that what is
+    grey stays grey.
+    """
+
+    dark: tuple[float, ...]
+    span: float
 
     @classmethod
     def of(cls, pictures: Thumbnails) -> Self:
-        """Take the 1st and 99th percentile of all pixels of all bands."""
-        pixels = np.concatenate([picture.pixels_yxc.ravel() for picture in pictures.of.values()])
-        finite = pixels[np.isfinite(pixels)]
-        low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
-        return cls(low=float(low), high=float(max(high, low + 1e-6)))
+        """Take the 1st percentile of each band, and the widest way from there to a 99th."""
+        count = max(len(pictures.bands), 1)
+        pixels_nc = np.concatenate([picture.pixels_yxc.reshape(-1, count) for picture in pictures.of.values()])
+        pixels_nc = pixels_nc[np.isfinite(pixels_nc).all(axis=1)]
+        if not len(pixels_nc):
+            return cls(dark=(0.0,) * count, span=1.0)
+        low_c, high_c = np.percentile(pixels_nc, (1, 99), axis=0)
+        return cls(dark=tuple(low_c.tolist()), span=max(float((high_c - low_c).max()), 1e-6))
 
     def __call__(self, pixels_yxc: np.ndarray) -> np.ndarray:
         """Return colours (y, x, 3) in 0-1; gaps are light grey."""
-        shown = np.clip((pixels_yxc - self.low) / (self.high - self.low), 0, 1) ** (1 / _GAMMA)
+        shown = np.clip((pixels_yxc - self.dark) / self.span, 0, 1) ** (1 / _GAMMA)
         shown = np.broadcast_to(shown, (*shown.shape[:2], 3)).copy()
         shown[~np.isfinite(pixels_yxc).all(axis=2)] = _GAP_COLOUR
         return shown
@@ -101,8 +108,8 @@ def contact_sheet(
         return png(figure)
 
 
-def route_map(route: Route, ramp: Ramp) -> bytes:
-    """Draw the clusters in the colour of their mean, and the way between the numbered stops, in degrees."""
+def route_map(title: str, route: Route, ramp: Ramp) -> bytes:
+    """Draw the clusters in the colour of their mean, and the way between the stops, numbered, in degrees."""
     with matplotlib.rc_context(STYLE):
         west, south, east, north = route.clusters.total_bounds
         pad = 0.06 * max(east - west, north - south, 0.002)
@@ -115,12 +122,12 @@ def route_map(route: Route, ramp: Ramp) -> bytes:
         drawn.set_array(route.clusters["mean"].to_numpy())
         axis.add_collection(drawn)
         axis.plot(*route.line_m2.T, color=INK, lw=0.9, marker="o", ms=2.2, mfc="white", mew=0.6)
-        for number, (lon, lat) in enumerate(route.line_m2[:_LABELS], start=1):
+        for number in range(0, len(route.line_m2), -(-len(route.line_m2) // _LABELS)):
             axis.annotate(
-                str(number), (lon, lat), (2.5, 2.5), textcoords="offset points", size=7, weight="bold",
+                str(number + 1), route.line_m2[number], (2.5, 2.5), textcoords="offset points", size=7, weight="bold",
                 path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
-        axis.set(xlim=(west - pad, east + pad), ylim=(south - pad, north + pad), aspect=stretch)
+        axis.set(xlim=(west - pad, east + pad), ylim=(south - pad, north + pad), aspect=stretch, title=title)
         for side, letters in ((axis.xaxis, "WE"), (axis.yaxis, "SN")):
             side.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             side.set_major_formatter(lambda v, _, ends=letters: f"{abs(v):.4g}°{ends[int(v > 0)]}")

@@ -114,7 +114,9 @@ def _read(found: Found, table: Embeddings, row: int, bands: tuple[str, ...]) -> 
     pixels_yxc = np.moveaxis(window.values[0], 0, -1)
     inside = slice(margin_px, margin_px + table.addresses.lattice.size_px)
     if not np.isfinite(pixels_yxc[inside, inside]).any():
-        raise ReadError(f"no pixel of chip {table.addresses[row]} is left in {table.items_n[row]}; has the item changed?")
+        raise ReadError(
+            f"no pixel of chip {table.addresses[row]} is left in {table.items_n[row]}; has the item changed?"
+        )
     return Thumbnail(pixels_yxc=pixels_yxc, margin_px=margin_px)
 
 
