@@ -18,7 +18,7 @@ from geoelle.errors import ProbeError, ReadError, SpaceMismatch
 from geoelle.holdout import EARTH_RADIUS_M, sphere_n3
 from geoelle.probe import Probe, on_scale
 
-__all__ = ["MEASURES", "Measures", "most_apart", "percentiles", "surprise"]
+__all__ = ["MEASURES", "Distance", "Measures", "most_apart", "percentiles", "surprise"]
 
 MEASURES = ("difficulty", "complexity", "excess", "loss", "residual", "surprise")
 """In the order they stand in a table; `complexity` and `excess` need a pixel part of the probe, `loss` and
@@ -101,10 +101,6 @@ class Measures:
 def surprise(vectors_nd: np.ndarray) -> np.ndarray:
     """Return the Mahalanobis distance of each vector from the mean of all, float64 (n,), no unit.
 
-    Dimensions are scaled to unit variance, constant ones left out; their covariance is shrunk towards the
-    identity by Ledoit and Wolf (2004, doi:10.1016/S0047-259X(03)00096-4), so it also stands with more dimensions
-    than chips.
-
     Raises:
         ProbeError: fewer than two vectors.
 
@@ -112,15 +108,42 @@ def surprise(vectors_nd: np.ndarray) -> np.ndarray:
     >>> int(surprise(x).argmax())
     4
     """
-    if len(vectors_nd) < 2:
-        raise ProbeError(f"surprise fails for {len(vectors_nd)} valid chips; it compares a chip with the others")
-    x_nd = np.asarray(vectors_nd, np.float64)
-    spread_d = x_nd.std(axis=0)
-    varied_d = spread_d > _CONSTANT * np.abs(x_nd).max(axis=0)
-    if not varied_d.any():
-        return np.zeros(len(x_nd))
-    z_nd = (x_nd[:, varied_d] - x_nd[:, varied_d].mean(axis=0)) / spread_d[varied_d]
-    return np.sqrt(LedoitWolf(assume_centered=True).fit(z_nd).mahalanobis(z_nd))
+    return Distance.of(vectors_nd)(vectors_nd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Distance:
+    """Tell how far vectors lie from the mean of others, by the spread of those in every direction.
+
+    Dimensions are scaled to unit variance, constant ones left out; their covariance is shrunk towards a multiple
+    of the identity as Ledoit and Wolf (2004, doi:10.1016/S0047-259X(03)00096-4) have it, so that it also stands
+    with more dimensions than vectors.
+    """
+
+    mean_d: np.ndarray
+    spread_d: np.ndarray
+    shape: LedoitWolf | None
+
+    @classmethod
+    def of(cls, vectors_nd: np.ndarray) -> Self:
+        """Learn from vectors without NaN.
+
+        Raises:
+            ProbeError: fewer than two vectors.
+        """
+        if len(vectors_nd) < 2:
+            raise ProbeError(f"surprise fails for {len(vectors_nd)} valid chips; it compares a chip with the others")
+        x_nd = np.asarray(vectors_nd, np.float64)
+        mean_d, spread_d = x_nd.mean(axis=0), x_nd.std(axis=0)
+        spread_d[spread_d <= _CONSTANT * np.abs(x_nd).max(axis=0)] = np.inf
+        varied_nd = ((x_nd - mean_d) / spread_d)[:, np.isfinite(spread_d)]
+        shape = LedoitWolf(assume_centered=True).fit(varied_nd) if varied_nd.size else None
+        return cls(mean_d=mean_d, spread_d=spread_d, shape=shape)
+
+    def __call__(self, vectors_nd: np.ndarray) -> np.ndarray:
+        """Return the distance of each vector, float64 (n,), no unit; 0 where all it learnt from were equal."""
+        z_nd = ((np.asarray(vectors_nd, np.float64) - self.mean_d) / self.spread_d)[:, np.isfinite(self.spread_d)]
+        return np.zeros(len(z_nd)) if self.shape is None else np.sqrt(self.shape.mahalanobis(z_nd))
 
 
 def percentiles(values_n: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The rank verb: a directory with the extreme chips of a run as a table, as pictures, and as a way to visit them.
 
-The directory holds ranked.parquet, a PNG a list, gallery.html, for a route clusters.parquet, route.geojson and route.png, and last
-rank.json, by which it is known.
+The directory holds ranked.parquet, a PNG a list, gallery.html, for a route clusters.parquet, route.geojson and
+route.png, and last rank.json, by which it is known.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _facts(ranking: Ranking, pictures: Thumbnails, manifest: Mapping[str, Any], 
             "Percentile": "100 (rank - 1/2) / n among all valid chips of the run, equals sharing their mean rank",
             "Surprise": "Mahalanobis distance of the embedding from the mean of the run, dimensions scaled to unit "
             "variance, covariance shrunk by Ledoit and Wolf",
-            "Pictures": f"{' '.join(pictures.bands)}, one stretch for all{frame}; light grey: nodata or masked",
+            "Pictures": f"{' '.join(pictures.bands)}, one stretch for all, the darkest percent of each band taken for haze{frame}; light grey: nodata or masked",
             "Space": ", ".join(f"{k}: {v}" for k, v in sorted(probe.space.items())),
         },
         warnings=(*_unread(pictures), *ranking.notes, *held_out),
