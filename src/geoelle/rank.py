@@ -179,8 +179,7 @@ def _facts(ranking: Ranking, pictures: Thumbnails, manifest: Mapping[str, Any], 
     frame = f"; the frame is the chip of {size_px} pixels" if size_px < SIDE_PX else ""
     return GalleryFacts(
         title=f"The extremes of {card.name}: where to look",
-        summary=f"{manifest['job']['dates'][:10]} to {manifest['job']['dates'].split('/')[1][:10]} · {plan['sensor']} "
-        f"· {len(measures):,} valid chips",
+        summary=f"{_days(ranking)} · {plan['sensor']} · {len(measures):,} valid chips",
         reading=card.reading,
         more={
             "Run": f"{plan['model']}, {len(measures):,} valid chips of {plan['chip_m']:g} m, {plan['sensor']}",
@@ -188,7 +187,8 @@ def _facts(ranking: Ranking, pictures: Thumbnails, manifest: Mapping[str, Any], 
             "Percentile": "100 (rank - 1/2) / n among all valid chips of the run, equals sharing their mean rank",
             "Surprise": "Mahalanobis distance of the embedding from the mean of the run, dimensions scaled to unit "
             "variance, covariance shrunk by Ledoit and Wolf",
-            "Pictures": f"{' '.join(pictures.bands)}, one stretch for all, the darkest percent of each band taken for haze{frame}; light grey: nodata or masked",
+            "Pictures": f"{' '.join(pictures.bands)}, one stretch for all, from the darkest of each band{frame}; "
+            "light grey: nodata or masked",
             "Space": ", ".join(f"{k}: {v}" for k, v in sorted(probe.space.items())),
         },
         warnings=(*_unread(pictures), *ranking.notes, *held_out),
@@ -198,6 +198,13 @@ def _facts(ranking: Ranking, pictures: Thumbnails, manifest: Mapping[str, Any], 
         files={file.name: sha256(file) for file in sorted(folder.iterdir())},
         credit=_credit(manifest, ranking.table["time"]),
     )  # fmt: skip
+
+
+def _days(ranking: Ranking) -> str:
+    """Return the first and the last day any valid chip was seen."""
+    times_n = np.concatenate([table.times_n for table in ranking.measures.tables])
+    first, last = str(np.nanmin(times_n))[:10], str(np.nanmax(times_n))[:10]
+    return first if first == last else f"{first} to {last}"
 
 
 def _unread(pictures: Thumbnails) -> tuple[str, ...]:

@@ -16,15 +16,16 @@ LAYERS = (
     "area assets looks raster ridge scores style models.galileo_net models.olmoearth_net models.presto_net "
     "models.prithvi_net models.scalemae_net",
     "baselines chips embeddings figures geoparquet item probe",
-    "geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
-    "catalog embed read report trial models.nano "
+    "geodataset harmonise measures models.base quicklook route sample stac models.clay_net models.dofa_net",
+    "catalog embed extremes read report trial models.nano "
     "models.clay models.dino models.dofa models.fgmae models.galileo models.olmoearth "
     "models.presto models.prithvi models.remoteclip models.satclip "
     "models.satmae models.scalemae models.vitmae",
-    "models nulls",
-    "fitting plan",
+    "models nulls thumbnails",
+    "fitting gallery plan",
     "options run",
     "console describe hub products",
+    "rank",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}
