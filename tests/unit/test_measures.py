@@ -78,9 +78,9 @@ def test_invalid_chips_are_no_part_of_anything():
 def test_what_cannot_be_told_is_named():
     found = Measures.of([made(VECTORS)], PROBE)
     assert found.known == ("difficulty", "surprise")
-    with pytest.raises(ProbeError, match="no residual .*embed it with --loss"):
+    with pytest.raises(ProbeError, match=r"no residual .*embed it with --loss"):
         found.values("residual")
-    with pytest.raises(ProbeError, match="no excess .*pixel part"):
+    with pytest.raises(ProbeError, match=r"no excess .*pixel part"):
         found.values("excess")
 
 

@@ -189,7 +189,7 @@ def test_fewer_chips_than_asked_for_is_said(made: Made):
 def test_without_a_loss_residual_is_refused(made: Made):
     table = replace(Embeddings.read(made.run), loss_n=None, loss_sd_n=None, loss_rel_n2=None)
     probe = choose_chips(made.run).probe
-    with pytest.raises(ProbeError, match="no residual .*--loss"):
+    with pytest.raises(ProbeError, match=r"no residual .*--loss"):
         rank_chips([table], probe, Asked(by="residual"))
     assert "loss" not in rank_chips([table], probe, Asked(top=2)).table.columns
 
