@@ -36,6 +36,7 @@ from geoelle.products import shipped_probe
 
 DRAWS = 500
 SCORES = ("difficulty", "excess", "residual", "surprise", "complexity", "nearest")
+Scores = dict[str, np.ndarray]
 Fault = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -100,28 +101,33 @@ def duplicate(shift_px: int) -> Fault:
 FAULTS: dict[str, tuple[str, tuple[tuple[str, Fault], ...]]] = {
     "stripes": ("lines offset by half a standard deviation of the band", tuple(
         (f"{s:.0%} of the lines", stripes(s)) for s in (0.05, 0.2, 0.5))),
-    "dead lines": ("lines of one band at 0", tuple((f"{s:.0%} of the lines", dead_lines(s)) for s in (0.03, 0.1, 0.3))),
+    "dead lines": ("lines of one band at 0, at least one", tuple((f"{s:.0%} of the lines", dead_lines(s)) for s in (0.03, 0.1, 0.3))),
     "nodata edge": ("a side of the chip at 0, not declared", tuple(
         (f"{s:.0%} of the chip", edge(s)) for s in (0.05, 0.2, 0.5))),
-    "blank": ("contrast taken away", tuple((f"{s:.0%} of it", blank(s)) for s in (0.5, 0.9, 1.0))),
+    "blank": ("contrast taken away, towards the mean of the band in the chip", tuple((f"{s:.0%} of it", blank(s)) for s in (0.5, 0.9, 1.0))),
     "noise": ("white noise, standard deviation in reflectance", tuple(
         (f"{s:g}", noise(s)) for s in (0.002, 0.01, 0.05))),
-    "duplicate": ("the same pixels at another place, shifted", tuple(
+    "duplicate": ("the same pixels at another place, rolled by some columns", tuple(
         (f"{s} px", duplicate(s)) for s in (0, 4, 16))),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The AUROC of every score for one fault at one strength."""
+    """The AUROC of every score for one fault at one strength, and its change by the fault, on the same redraws."""
 
     fault: str
     strength: str
     auroc: dict[str, Interval]
+    change: dict[str, Interval]
 
     def apart(self, score: str) -> float:
         """Return how far a score is from no use."""
         return abs(self.auroc[score].value - 0.5)
+
+    def sign(self, score: str) -> int:
+        """Return 1 where the fault raises the AUROC beyond doubt, -1 where it lowers it, else 0."""
+        return int(self.change[score].low > 0) - int(self.change[score].high < 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -149,9 +155,7 @@ def make_bench(model: Model, seed: int = 0) -> Bench:
     )  # fmt: skip
 
 
-def scores_of(
-    table: Embeddings, bench: Bench, probe: Probe, also_nd: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def scores_of(table: Embeddings, bench: Bench, probe: Probe, also_nd: np.ndarray | None = None) -> Scores:
     """Return every score of every chip; `nearest` is minus the distance to the nearest embedding of the archive.
 
     `also_nd` are vectors that the archive holds besides: the first copies of duplicates.
@@ -193,22 +197,27 @@ def _below(values_n: np.ndarray, others_m: np.ndarray) -> np.ndarray:
 def measure(bench: Bench, model: Model, probe: Probe) -> list[Row]:
     """Inject every fault at every strength; return a row each, the first without a fault."""
     clean, base = scores_of(bench.clean, bench, probe), embed_chips(bench.lent, model, loss=True)
-    rows = [_row("none", "", scores_of(base, bench, probe), clean, bench)]
+    without = _draws(scores_of(base, bench, probe), clean, bench)
+    rows = [_row("none", "", without, without)]
     for name, (_, strengths) in FAULTS.items():
         for label, inject in strengths:
             pixels = inject(bench.lent.pixels_btcyx, np.random.default_rng(1)).astype(np.float32)
             table = embed_chips(replace(bench.lent, pixels_btcyx=pixels), model, loss=True)
             also_nd = base.vectors_nd if name == "duplicate" else None
-            rows.append(_row(name, label, scores_of(table, bench, probe, also_nd), clean, bench))
+            rows.append(_row(name, label, _draws(scores_of(table, bench, probe, also_nd), clean, bench), without))
     return rows
 
 
-def _row(name: str, strength: str, faulty: dict, clean: dict, bench: Bench) -> Row:
-    auroc = {
-        score: Interval.of(auroc_draws(faulty[score], bench.lent_blocks_n, clean[score], bench.clean_blocks_n))
-        for score in SCORES
+def _draws(faulty: Scores, clean: Scores, bench: Bench) -> Scores:
+    return {
+        score: auroc_draws(faulty[score], bench.lent_blocks_n, clean[score], bench.clean_blocks_n) for score in SCORES
     }
-    return Row(fault=name, strength=strength, auroc=auroc)
+
+
+def _row(fault: str, strength: str, draws: Scores, without: Scores) -> Row:
+    auroc = {score: Interval.of(draws[score]) for score in SCORES}
+    change = {score: Interval.of(draws[score] - without[score]) for score in SCORES}
+    return Row(fault=fault, strength=strength, auroc=auroc, change=change)
 
 
 def section(rows: list[Row], bench: Bench) -> str:
@@ -222,31 +231,33 @@ def section(rows: list[Row], bench: Bench) -> str:
         "from redrawing whole blocks; 0.5 is no use, below 0.5 the fault *lowers* the score (a flag may look at either end, but must "
         "know which). `surprise` is the Mahalanobis distance from the archive; `nearest` minus the distance to the nearest embedding "
         "in it, which for duplicates also holds the first copy. The row without a fault says what the two sets of blocks differ by "
-        "anyhow: a flag must be away from *that*. Bold: furthest from 0.5 in its row.", "",
+        "anyhow. A star: the fault changes the AUROC against that row, the interval of the difference on the same redraws leaves "
+        "out 0. Bold: furthest from 0.5 in its row.", "",
         *summary(rows), "",
         f"| fault | strength | {' | '.join(SCORES)} |", f"| --- | --- |{' --- |' * len(SCORES)}",
     )  # fmt: skip
     body = []
     for row in rows:
         best = "" if row is rows[0] else max(SCORES, key=row.apart)
-        cells = [f"**{_text(row.auroc[s])}**" if s == best else _text(row.auroc[s]) for s in SCORES]
+        texts = {s: _text(row.auroc[s]) + " ★" * (row.sign(s) != 0) for s in SCORES}
+        cells = [f"**{texts[s]}**" if s == best else texts[s] for s in SCORES]
         body.append(f"| {row.fault} | {row.strength} | {' | '.join(cells)} |")
     kinds = [f"- {name}: {told}." for name, (told, _) in FAULTS.items()]
     return "\n".join([*head, *body, "", "Faults:", "", *kinds, ""])
 
 
 def summary(rows: list[Row]) -> list[str]:
-    """Say of each score in how many rows it is clear of the row without a fault, and where it does best."""
-    none, faults = rows[0], rows[1:]
+    """Say of each score how often it is the best, how often a fault moves it and which way, and where it does best."""
+    faults = rows[1:]
     lines = []
     for score in SCORES:
-        low, high = none.auroc[score].low, none.auroc[score].high
-        up = sum(row.auroc[score].low > high for row in faults)
-        down = sum(row.auroc[score].high < low for row in faults)
+        up, down = (sum(row.sign(score) == way for row in faults) for way in (1, -1))
+        first = sum(max(SCORES, key=row.apart) == score for row in faults)
         best = max(faults, key=lambda row: row.apart(score))
+        useful = sum(row.apart(score) > 0.3 and row.sign(score) != 0 for row in faults)
         lines.append(
-            f"- {score}: clear of the row without a fault in {up + down} of {len(faults)} rows ({up} higher, {down} lower); "
-            f"furthest from 0.5 for {best.fault}, {best.strength}: {_text(best.auroc[score])}."
+            f"- {score}: best in {first} of {len(faults)} rows; moved by the fault in {up + down} ({up} up, {down} down), beyond "
+            f"0.8 or under 0.2 in {useful}; furthest for {best.fault}, {best.strength}: {_text(best.auroc[score])}."
         )
     return lines
 
