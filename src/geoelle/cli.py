@@ -357,6 +357,50 @@ def score(
 
 
 @cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--probe", type=click.Path(path_type=Path), help="Default: the probe that ships with the run's space.")
+@click.option(
+    "--by",
+    type=click.Choice(["difficulty", "excess", "residual", "surprise"]),
+    help="List both ends of this measure. Default: hardest, easiest, most excessive, most surprising.",
+)
+@click.option("--top", type=click.IntRange(min=1), default=24, show_default=True, help="Chips a list.")
+@click.option(
+    "--above",
+    type=click.FloatRange(0, 100, max_open=True),
+    metavar="PERCENTILE",
+    help="Also join the cells above this percentile into clusters, with a way to visit them.",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory to write.")
+@click.option("--overwrite", is_flag=True, help="Replace an older ranking.")
+@click.option("--dry-run", is_flag=True, help="Choose the chips and print how many; read no picture, write nothing.")
+@json_option
+def rank(run: Path, probe: Path | None, out: Path, overwrite: bool, dry_run: bool, as_json: bool, **asked: Any) -> None:
+    """List the extreme chips of a run, with a gallery of their pictures and a way to visit the worst.
+
+    \b
+    Example:
+      geoelle rank out/ --above 95 -o extremes/
+    """
+    from geoelle.extremes import Asked
+    from geoelle.rank import choose_chips, rank_run
+
+    ranking = choose_chips(run, probe, Asked(**asked))
+    if dry_run:
+        _show(ranking.to_dict(), as_json)
+        return
+    with console.progress(as_json) as report:
+        ranked = rank_run(run, ranking, out, overwrite=overwrite, progress=report)
+    if as_json:
+        console.print_json(ranked.to_dict())
+        return
+    for line in ranked.lines:
+        console.talk(line)
+    for path in ranked.files:
+        click.echo(path)
+
+
+@cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def info(path: Path, as_json: bool) -> None:

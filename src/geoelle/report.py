@@ -1,4 +1,4 @@
-"""Make the HTML page of a map or of a fit: one file, warnings first, nulls beside the score.
+"""Make the HTML page of a map, of a fit or of ranked chips: one file, warnings first, nulls beside the score.
 
 The pictures travel inside the page as base64, there is no script, nothing is fetched, every text is escaped.
 """
@@ -21,10 +21,12 @@ from geoelle.style import Ramp
 __all__ = [
     "Counts",
     "FitFacts",
+    "GalleryFacts",
     "MapFacts",
     "Picture",
     "fit_pictures",
     "fit_report",
+    "gallery_report",
     "map_pictures",
     "map_report",
 ]
@@ -133,6 +135,22 @@ class FitFacts:
     credit: str = CREDIT
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryFacts:
+    """State what lists of chips are of; texts are printed as they are."""
+
+    title: str
+    summary: str
+    reading: str
+    more: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    scores: tuple[Mapping[str, object], ...] = ()
+    items: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    credit: str = CREDIT
+
+
 def map_report(facts: MapFacts, figures: Sequence[Picture]) -> str:
     """Return the page of a map: warnings, first figure, how to read it, scores, other figures, facts."""
     lost = [
@@ -169,6 +187,11 @@ def fit_report(facts: FitFacts, figures: Sequence[Picture]) -> str:
     told = [f"{facts.chips:,} {terms.rows}", places, f"{facts.folds} folds", facts.model]
     summary = " · ".join(text for text in told if text)
     return _page(facts, rows, figures, summary=summary, lost=[])
+
+
+def gallery_report(facts: GalleryFacts, figures: Sequence[Picture]) -> str:
+    """Return the page of ranked chips: warnings, first sheet, how to read it, scores, other sheets, facts."""
+    return _page(facts, {}, figures, summary=facts.summary, lost=[])
 
 
 def map_pictures(
@@ -223,7 +246,7 @@ def fit_pictures(
 
 
 def _page(
-    facts: MapFacts | FitFacts, rows: Mapping[str, str], figures: Sequence[Picture], *,
+    facts: MapFacts | FitFacts | GalleryFacts, rows: Mapping[str, str], figures: Sequence[Picture], *,
     summary: str, lost: list[str],
 ) -> str:  # fmt: skip
     columns = list(dict.fromkeys(name for row in facts.scores for name in row))

@@ -26,7 +26,7 @@ WORDS = (
     "Area Lattice Address Cell Zone Block Place",
     "Item Asset Sensor Endpoint Look Frame GSD Window Nodata Valid",
     "Card Chip Tile Patch Token Embedding Space Pooling Masking Twin",
-    "Loss Proxy Probe Difficulty Complexity Excess Residual Delta Reading",
+    "Loss Proxy Probe Difficulty Complexity Excess Residual Surprise Percentile Delta Reading Cluster Route",
     "Fold Holdout Nulls",
     "Job Plan Part Run Fingerprint Manifest",
 )

@@ -27,7 +27,7 @@ from geoelle.complexity import feature_names
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import CatalogError
-from geoelle.scoring import score_file
+from geoelle.extremes import Asked
 from geoelle.holdout import SpatialKFold
 from geoelle.intervals import Spread
 from geoelle.item import ItemFacts, write_item
@@ -35,7 +35,9 @@ from geoelle.models.masks import hidden_count, hidden_patches, permutations, see
 from geoelle.plan import PART_PX, Job, Plan, make_plan
 from geoelle.probe import Affine, Probe, fit_probe
 from geoelle.products import run_map
+from geoelle.rank import choose_chips, rank_run
 from geoelle.raster import paint, write_cog, write_zarr
+from geoelle.scoring import score_file
 from geoelle.trust import fit_trust
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
@@ -401,6 +403,27 @@ def test_a_score_table(made: Made, tmp_path: Path, full: bool):
     rows = [row for row in table("score-columns") if full or row["when"] == "always"]
     assert arrow_types(tmp_path / "scored.parquet") == {row["name"]: row["type"] for row in rows}
     assert (b"geo" in (pq.read_schema(tmp_path / "scored.parquet").metadata or {})) == full
+
+
+# --- ranking
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_ranking(made: Made, tmp_path: Path, full: bool):
+    probe = made.probe if full else replace(made.probe, pixels=None, feature_names=())
+    asked = Asked(top=3, above=50 if full else None)
+    ranking = choose_chips(made.out, probe.save(tmp_path / "probe.safetensors"), asked)
+    rank_run(made.out, ranking, out := tmp_path / "ranked")
+    has = {"always", "with loss", *(("with features", "route") if full else ())}
+    sheets = {f"{name}.png" for name in ranking.to_dict()["lists"]}
+    files = {row["name"]: row["holds"] for row in table("rank-files") if row["when"] in has}
+    assert {path.name for path in out.iterdir()} == files.keys() - {"LIST.png"} | sheets
+    found = {name: kind.replace("large_", "") for name, kind in arrow_types(out / "ranked.parquet").items()}
+    rows = {row["name"]: row["type"] for row in table("rank-columns") if row["when"] in has}
+    assert found == rows and list(found) == list(rows)
+    if full:
+        columns = re.findall(r"`(\w+)`", files["clusters.parquet"])
+        assert list(arrow_types(out / "clusters.parquet")) == [*columns, "geometry"]
 
 
 # --- rasters

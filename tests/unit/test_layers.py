@@ -15,16 +15,16 @@ LAYERS = (
     "models.networks models.weights",
     "applicability area assets knndm looks raster ridge scores style variogram models.clay_net models.dofa_net "
     "models.galileo_net models.olmoearth_net models.presto_net models.prithvi_net models.scalemae_net",
-    "baselines batches chips domain embeddings figures intervals item stac",
+    "baselines batches chips domain embeddings figures intervals item route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample models.base",
-    "bands diagnostic_figures embed pairs read report scoring trial trust models.clay models.dino models.dofa "
-    "models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi models.remoteclip "
-    "models.satclip models.satmae models.scalemae models.vitmae",
-    "diagnostic_report models nulls",
-    "fit_page hub plan",
+    "bands diagnostic_figures embed measures pairs read report scoring trial trust models.clay models.dino "
+    "models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
+    "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",
+    "diagnostic_report extremes models nulls thumbnails",
+    "fit_page gallery hub plan",
     "fitting run",
     "console describe pair_fit products",
-    "options",
+    "options rank",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}
