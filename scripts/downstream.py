@@ -2,8 +2,44 @@
 
     python scripts/downstream.py IMAGERY_FOLDER [--weights galileo.nano=FOLDER] [--cache FOLDER]
 
-The protocol below was committed before any of its results was looked at.
+Prints a section in Markdown. The protocol below was committed before any of its results was looked at.
 """
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import click
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import balanced_accuracy_score
+
+from error_scores import Errors, Ranking, added, dissimilarity, doubt, mahalanobis, read_out, task_probabilities
+from geoelle import complexity
+from geoelle.bootstrap import Interval
+from geoelle.embed import BATCH, patch_losses
+from geoelle.figures import ACCENT, GRID, INK, MUTED, NULL, STYLE, png
+from geoelle.files import write_bytes
+from geoelle.models import Model, load_model
+from geoelle.probe import on_scale
+from labels import CHIP_PX, PATCH_PX, Site, Task, chips_at, draw, tasks
+from nano_samples import UNKNOWN
+
+DOCS = Path(__file__).parents[1] / "docs"
+NUMBERS, PICTURE = DOCS / "downstream.json", DOCS / "img" / "downstream.png"
+WINDOW_PX = 8
+"""Side of the pixels around a patch that complexity is measured on: the least that it takes."""
+CONFIDENCE, DIFFICULTY, COMPLEXITY = "confidence of the task probe", "difficulty", "complexity"
+NULLS = (COMPLEXITY, "Mahalanobis distance", "length of the vector", "random")
+SHARES = np.linspace(0, 1, 51)
+FEW_PLACES = 20
 
 PROTOCOL = """\
 **Protocol, written before the runs.** Three tasks: land cover (the TerraMesh sample), flood water (Sen1Floods11) and bark-beetle damage
@@ -26,3 +62,312 @@ task only if it adds to confidence, and to confidence with complexity, with inte
 places, 1,000 times, paired; there is no correction for the number of tasks, and from fewer than 20 places they are too narrow: land cover (4 places) and flood (9)
 are examples, not evidence.
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """The patches of a task as one model sees them, all finite.
+
+    `tokens_nd` with their `loss_n`; `chip_nd` and `chip_loss_n`, the mean token and the mean patch loss of the chip of
+    each; `features_nf`, pixel complexity around the patch and of its chip; `label_n`; `place_n`.
+    """
+
+    tokens_nd: np.ndarray
+    loss_n: np.ndarray
+    chip_nd: np.ndarray
+    chip_loss_n: np.ndarray
+    features_nf: np.ndarray
+    label_n: np.ndarray
+    place_n: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """One task read by one model: how its probe does, how each score ranks its errors, what a score adds.
+
+    `gains` are AUROC of error, added to confidence; `beyond` is what difficulty adds to confidence with complexity.
+    `curves` are shares of the errors caught at `SHARES`.
+    """
+
+    task: str
+    sensor: str
+    model: str
+    classes: tuple[str, ...]
+    patches: int
+    places: int
+    error_rate: float
+    commonest_error_rate: float
+    balanced_accuracy: float
+    r_difficulty: float
+    r_complexity: float
+    rankings: dict[str, Ranking]
+    minus: dict[str, Interval]
+    gains: dict[str, Interval]
+    beyond: Interval
+    curves: dict[str, tuple[float, ...]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.task}, {self.model} on {self.sensor}"
+
+    @property
+    def useful(self) -> bool:
+        """Whether difficulty adds to confidence, and to confidence with complexity."""
+        return self.gains[DIFFICULTY].low > 0 and self.beyond.low > 0
+
+
+def section(imagery: Path, weights: dict[str, str], cache: Path | None = None) -> str:
+    """Measure every task with every model that takes its imagery, write numbers and picture, return the section."""
+    models = {"nano": load_model("nano")} | {name: load_model(name, folder) for name, folder in weights.items()}
+    results = []
+    for task in tasks(imagery):
+        for name, model in models.items():
+            if set(task.sites[0].scene.bands) <= set(model.card.bands):
+                click.echo(f"{task.name}, {task.sensor}, {name}", err=True)
+                results.append(measure(task, name, cached(task, model, cache)))
+    write_bytes(NUMBERS, (json.dumps(numbers(results), indent=1) + "\n").encode(), overwrite=True)
+    write_bytes(PICTURE, picture(results), overwrite=True)
+    return markdown(results)
+
+
+def cached(task: Task, model: Model, folder: Path | None) -> Sample:
+    """Return the sample of a task, from the folder where the same one was kept there."""
+    if folder is None:
+        return embedded(task, model)
+    path = folder / f"downstream-{_fingerprint(task, model)}.npz"
+    if path.is_file():
+        with np.load(path) as kept:
+            return Sample(**kept)
+    sample = embedded(task, model)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{f.name: getattr(sample, f.name) for f in fields(sample)})
+    return sample
+
+
+def _fingerprint(task: Task, model: Model) -> str:
+    """Hash what decides a sample: weights, pixels, labels and how much is drawn."""
+    digest = hashlib.sha256(f"{model.weights_sha256} {task.chips_per_site} {task.patches_per_site}".encode())
+    for site in task.sites:
+        digest.update(f"{site.scene.path} {site.place}".encode() + site.scene.pixels_cyx.tobytes())
+        digest.update(site.label_hw.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def embedded(task: Task, model: Model) -> Sample:
+    """Draw patches from every site of a task and let the model read them."""
+    parts = [_read(site, task, model) for site in task.sites]
+    sample = Sample(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Sample)})
+    keep_n = np.isfinite(sample.loss_n) & np.isfinite(sample.features_nf).all(axis=1)
+    return Sample(**{f.name: getattr(sample, f.name)[keep_n] for f in fields(Sample)})
+
+
+def _read(site: Site, task: Task, model: Model) -> Sample:
+    drawn = draw(site, task.chips_per_site, task.patches_per_site)
+    chips = chips_at(site.scene, drawn.origin_k2)
+    if "time" in model.card.needs and np.isnat(chips.times_bt).any():
+        chips = replace(chips, times_bt=np.full_like(chips.times_bt, UNKNOWN))
+    batches = [chips[i : i + BATCH] for i in range(0, len(chips), BATCH)]
+    tokens_khwd = torch.cat([model.encode(batch).patch_bhwd.float() for batch in batches]).cpu().numpy()
+    loss_khw, at = patch_losses(chips, model), (drawn.chip_n, *drawn.at_n2.T)
+    features = [complexity.features(windows(chips.pixels_btcyx[drawn.chip_n, 0], drawn.at_n2), chips.bands),
+                complexity.features(chips.pixels_btcyx, chips.bands)[drawn.chip_n]]  # fmt: skip
+    return Sample(
+        tokens_nd=tokens_khwd[at],
+        loss_n=loss_khw[at],
+        chip_nd=tokens_khwd.mean(axis=(1, 2))[drawn.chip_n],
+        chip_loss_n=loss_khw.mean(axis=(1, 2))[drawn.chip_n],
+        features_nf=np.concatenate(features, axis=1),
+        label_n=drawn.label_n,
+        place_n=np.full(len(drawn.label_n), site.place),
+    )
+
+
+def windows(pixels_ncyx: np.ndarray, at_n2: np.ndarray) -> np.ndarray:
+    """Return (n, c, 8, 8): the pixels around the patch at row and column `at_n2` of each chip, inside the chip."""
+    corner_n2 = np.clip(at_n2 * PATCH_PX - (WINDOW_PX - PATCH_PX) // 2, 0, CHIP_PX - WINDOW_PX)
+    cut = [chip[:, r : r + WINDOW_PX, c : c + WINDOW_PX] for chip, (r, c) in zip(pixels_ncyx, corner_n2, strict=True)]
+    return np.stack(cut)
+
+
+def measure(task: Task, model: str, sample: Sample) -> Result:
+    """Train the task probe and every score in folds of places, and rank the errors."""
+    probability_nk = task_probabilities(sample.tokens_nd, sample.label_n, sample.place_n, task.folds)
+    answer_n = probability_nk.argmax(axis=1)
+    errors = Errors(answer_n != sample.label_n, sample.place_n)
+    scores = scores_of(sample, probability_nk, task.folds)
+    auroc = {name: errors.auroc(score_n) for name, score_n in scores.items()}
+    gain = {name: _gain(errors, scores, [CONFIDENCE], name) for name in scores if name != CONFIDENCE}
+    log_loss_n = np.log(sample.loss_n)
+    return Result(
+        task=task.name,
+        sensor=task.sensor,
+        model=model,
+        classes=task.classes,
+        patches=len(sample.label_n),
+        places=len(np.unique(sample.place_n)),
+        error_rate=float(errors.error_n.mean()),
+        commonest_error_rate=float(1 - np.bincount(sample.label_n).max() / len(sample.label_n)),
+        balanced_accuracy=float(balanced_accuracy_score(sample.label_n, answer_n)),
+        r_difficulty=float(np.corrcoef(log_loss_n, scores[DIFFICULTY])[0, 1]),
+        r_complexity=float(np.corrcoef(log_loss_n, scores[COMPLEXITY])[0, 1]),
+        rankings={name: errors.ranking(score_n) for name, score_n in scores.items()},
+        minus={name: Interval.of(auroc[DIFFICULTY] - auroc[name]) for name in scores if name != DIFFICULTY},
+        gains=gain,
+        beyond=_gain(errors, scores, [CONFIDENCE, COMPLEXITY], DIFFICULTY),
+        curves={name: tuple(errors.curve(score_n, SHARES).tolist()) for name, score_n in scores.items()},
+    )
+
+
+def scores_of(sample: Sample, probability_nk: np.ndarray, folds: int) -> dict[str, np.ndarray]:
+    """Return every score of every patch, high = suspect, in the order of the tables."""
+    log_loss_n, chip_log_loss_n = on_scale(sample.loss_n, "log"), on_scale(sample.chip_loss_n, "log")
+    nested = read_out(sample.tokens_nd, log_loss_n, sample.place_n, folds)
+    difficulty_n = nested.predicted_nt[:, 0]
+    complexity_n = read_out(sample.features_nf, log_loss_n, sample.place_n, folds).predicted_nt[:, 0]
+    of_chip = read_out(sample.chip_nd, chip_log_loss_n, sample.place_n, folds)
+    return {
+        CONFIDENCE: doubt(probability_nk),
+        DIFFICULTY: difficulty_n,
+        "chip difficulty": of_chip.predicted_nt[:, 0],
+        "excess": difficulty_n - complexity_n,
+        "residual": log_loss_n - difficulty_n,
+        "loss": log_loss_n,
+        "dissimilarity": dissimilarity(sample.tokens_nd, log_loss_n, sample.place_n, nested),
+        COMPLEXITY: complexity_n,
+        "Mahalanobis distance": mahalanobis(sample.tokens_nd, nested),
+        "length of the vector": np.linalg.norm(sample.tokens_nd, axis=1),
+        "random": np.random.default_rng(0).random(len(log_loss_n)),
+    }
+
+
+def _gain(errors: Errors, scores: dict[str, np.ndarray], base: Sequence[str], name: str) -> Interval:
+    """Return the AUROC of a model of error on the base scores and one more, minus that without it."""
+    with_it, without = (
+        errors.auroc(added(errors.error_n, [scores[n] for n in names], errors.place_n))
+        for names in ([*base, name], base)
+    )
+    return Interval.of(with_it - without)
+
+
+def numbers(results: Sequence[Result]) -> dict[str, object]:
+    """Return every figure as plain JSON; NaN becomes null."""
+    plain = json.loads(json.dumps([asdict(r) for r in results]), parse_constant=lambda _: None)
+    for row, result in zip(plain, results, strict=True):
+        row["useful"] = result.useful
+    return {"protocol": " ".join(PROTOCOL.split()), "shares_reviewed": SHARES.round(2).tolist(), "results": plain}
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """Return the section of docs/evaluation.md."""
+    lines = ["## Does it matter downstream?", "", PROTOCOL, *in_short(results), "",
+             "![Errors caught against the share of patches reviewed, by score](img/downstream.png)", "",
+             "Every number: [downstream.json](downstream.json)."]  # fmt: skip
+    for result in results:
+        lines += ["", *_table(result)]
+    return "\n".join([*lines, ""])
+
+
+def in_short(results: Sequence[Result]) -> list[str]:
+    """Return the answer and one row a task: what confidence, difficulty and complexity are worth, and what is added."""
+    useful = [r.title for r in results if r.useful]
+    answer = f"useful for {'; '.join(useful)}" if useful else "useful for none of them"
+    above = sum(r.rankings[DIFFICULTY].auroc.low > 0.5 for r in results)
+    below = sum(r.rankings[DIFFICULTY].auroc.high < 0.5 for r in results)
+    sure = sum(r.minus[CONFIDENCE].high < 0 for r in results)
+    plain = sum(r.minus[COMPLEXITY].low > 0 for r in results)
+    rows = [
+        f"| {r.title} | {r.places} | {r.error_rate:.3f} | {r.rankings[CONFIDENCE].auroc} | {r.rankings[DIFFICULTY].auroc} "
+        f"| {r.rankings[COMPLEXITY].auroc} | {r.gains[DIFFICULTY]} | {r.beyond} | {'yes' if r.useful else 'no'} |"
+        for r in results
+    ]
+    return [
+        f"**Of {len(results)} pairs of task and model, difficulty is {answer}.** Alone it ranks errors above chance in {above} "
+        f"and the wrong way round in {below}; the task probe's own confidence does better in {sure}, with intervals clear of 0; "
+        f"difficulty does better than complexity in {plain}.", "",
+        "| task | places | errors | AUROC of error: confidence | difficulty | complexity | difficulty added to confidence "
+        "| added to confidence and complexity | useful |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |", *rows,
+    ]  # fmt: skip
+
+
+def _table(r: Result) -> list[str]:
+    few = f" From {r.places} places the intervals are too narrow." if r.places < FEW_PLACES else ""
+    lines = [
+        f"### {r.title[0].upper()}{r.title[1:]}", "",
+        f"{r.patches:,} patches ({', '.join(r.classes)}) of {r.places} places. The task probe is wrong in {r.error_rate:.1%} of them, "
+        f"the commonest class would be in {r.commonest_error_rate:.1%}; balanced accuracy {r.balanced_accuracy:.3f}. On these places "
+        f"difficulty reads log-loss at r = {r.r_difficulty:.3f}, complexity at {r.r_complexity:.3f}.{few}", "",
+        "| score (high = suspect) | AUROC of error | inside places | errors caught in the worst 20% | difficulty minus it (AUROC) "
+        "| added to confidence (AUROC) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for name, ranking in r.rankings.items():
+        called = f"*{name}* (null)" if name in NULLS else name
+        lines.append(
+            f"| {called} | {ranking.auroc} | {ranking.within} | {ranking.caught} | {r.minus.get(name, '')} | {r.gains.get(name, '')} |"
+        )
+    return lines
+
+
+def picture(results: Sequence[Result]) -> bytes:
+    """Draw errors caught against the share reviewed, one panel a task and model."""
+    columns = min(3, len(results))
+    rows = -(-(len(results) + 1) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.9 * columns, 2.95 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis, result in zip(axes, results, strict=False):
+            _panel(axis, result)
+        for axis in axes[len(results) :]:
+            axis.set_axis_off()
+        handles, names = axes[0].get_legend_handles_labels()
+        axes[len(results)].legend(handles, names, loc="center left", frameon=False, handlelength=2.6)
+        figure.supxlabel("share of patches reviewed, most suspect first", size=8.5)
+        figure.supylabel("share of errors caught", size=8.5)
+        return png(figure)
+
+
+LOOKS = {
+    CONFIDENCE: {"color": INK, "lw": 1.6},
+    DIFFICULTY: {"color": ACCENT, "lw": 1.6},
+    "excess": {"color": ACCENT, "lw": 1.0, "ls": (0, (4, 2))},
+    "residual": {"color": ACCENT, "lw": 1.0, "ls": (0, (1, 1.5))},
+    "dissimilarity": {"color": "#d08a1c", "lw": 1.2},
+    COMPLEXITY: {"color": NULL, "lw": 1.6},
+}
+
+
+def _panel(axis: Axes, result: Result) -> None:
+    axis.plot([0, 1], [0, 1], color=MUTED, lw=0.7, ls=(0, (2, 2)), label="chance")
+    axis.plot([0, result.error_rate, 1], [0, 1, 1], color=MUTED, lw=0.7, label="errors first")
+    for name, look in LOOKS.items():
+        axis.plot(SHARES, result.curves[name], label=name, **look)
+    axis.axvline(0.2, color=MUTED, lw=0.6, ls=(0, (1, 2)))
+    axis.set_title(f"{result.task}\n{result.model}, {result.sensor}", size=8.5)
+    axis.annotate(
+        f"{result.places} places, {result.error_rate:.0%} wrong",
+        (0.97, 0.04),
+        xycoords="axes fraction",
+        ha="right",
+        size=7,
+    )
+    axis.set(xlim=(0, 1), ylim=(0, 1.01), xticks=[0, 0.2, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+    axis.grid(color=GRID, lw=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+@click.command()
+@click.argument("imagery", type=click.Path(exists=True, path_type=Path))
+@click.option("--weights", multiple=True, metavar="MODEL=FOLDER", help="A published model to measure too; repeatable.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps what the encoders gave.")
+@click.option("--threads", default=1, show_default=True)
+def main(imagery: Path, weights: tuple[str, ...], cache: Path | None, threads: int) -> None:
+    torch.set_num_threads(threads)
+    pairs = {name: folder for name, _, folder in (given.partition("=") for given in weights)}
+    if missing := [name for name, folder in pairs.items() if not folder]:
+        raise click.BadParameter(f"no folder is given for {', '.join(missing)}; write MODEL=FOLDER")
+    click.echo(section(imagery, pairs, cache))
+
+
+if __name__ == "__main__":
+    main()
