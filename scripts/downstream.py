@@ -7,10 +7,9 @@ Prints a section in Markdown. The protocol below was committed before any of its
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -22,20 +21,16 @@ from matplotlib.figure import Figure
 from sklearn.metrics import balanced_accuracy_score
 
 from error_scores import Errors, Ranking, added, dissimilarity, doubt, mahalanobis, read_out, task_probabilities
-from geoelle import complexity
 from geoelle.bootstrap import Interval
-from geoelle.embed import BATCH, patch_losses
 from geoelle.figures import ACCENT, GRID, INK, MUTED, NULL, STYLE, png
 from geoelle.files import write_bytes
-from geoelle.models import Model, load_model
+from geoelle.models import load_model
 from geoelle.probe import on_scale
-from labels import CHIP_PX, PATCH_PX, Site, Task, chips_at, draw, tasks
-from nano_samples import UNKNOWN
+from labels import Task, tasks
+from patch_samples import Sample, cached
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUMBERS, PICTURE = DOCS / "downstream.json", DOCS / "img" / "downstream.png"
-WINDOW_PX = 8
-"""Side of the pixels around a patch that complexity is measured on: the least that it takes."""
 CONFIDENCE, DIFFICULTY, COMPLEXITY = "confidence of the task probe", "difficulty", "complexity"
 NULLS = (COMPLEXITY, "Mahalanobis distance", "length of the vector", "random")
 SHARES = np.linspace(0, 1, 51)
@@ -63,29 +58,19 @@ places, 1,000 times, paired; there is no correction for the number of tasks, and
 are examples, not evidence.
 """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sample:
-    """The patches of a task as one model sees them, all finite.
-
-    `tokens_nd` with their `loss_n`; `chip_nd` and `chip_loss_n`, the mean token and the mean patch loss of the chip of
-    each; `features_nf`, pixel complexity around the patch and of its chip; `label_n`; `place_n`.
-    """
-
-    tokens_nd: np.ndarray
-    loss_n: np.ndarray
-    chip_nd: np.ndarray
-    chip_loss_n: np.ndarray
-    features_nf: np.ndarray
-    label_n: np.ndarray
-    place_n: np.ndarray
+DEPARTURES = """\
+**Added after the runs.** The seed of a draw follows from the path of its file instead of being 0. A task probe that is wrong at least as often as
+always answering with the commonest class is said not to work: the ranking of its errors tells little, whatever it is. Protocol and results
+are otherwise as first run.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
     """One task read by one model: how its probe does, how each score ranks its errors, what a score adds.
 
-    `gains` are AUROC of error, added to confidence; `beyond` is what difficulty adds to confidence with complexity.
+    `confidence_again` is the AUROC of the logistic model of error on confidence alone, out of fold; `gains` are what a
+    score adds to it; `beyond` is what difficulty adds to confidence with complexity.
     `curves` are shares of the errors caught at `SHARES`.
     """
 
@@ -102,6 +87,7 @@ class Result:
     r_complexity: float
     rankings: dict[str, Ranking]
     minus: dict[str, Interval]
+    confidence_again: Interval
     gains: dict[str, Interval]
     beyond: Interval
     curves: dict[str, tuple[float, ...]]
@@ -109,6 +95,11 @@ class Result:
     @property
     def title(self) -> str:
         return f"{self.task}, {self.model} on {self.sensor}"
+
+    @property
+    def works(self) -> bool:
+        """Whether the task probe is wrong less often than the commonest class would be."""
+        return self.error_rate < self.commonest_error_rate
 
     @property
     def useful(self) -> bool:
@@ -128,65 +119,6 @@ def section(imagery: Path, weights: dict[str, str], cache: Path | None = None) -
     write_bytes(NUMBERS, (json.dumps(numbers(results), indent=1) + "\n").encode(), overwrite=True)
     write_bytes(PICTURE, picture(results), overwrite=True)
     return markdown(results)
-
-
-def cached(task: Task, model: Model, folder: Path | None) -> Sample:
-    """Return the sample of a task, from the folder where the same one was kept there."""
-    if folder is None:
-        return embedded(task, model)
-    path = folder / f"downstream-{_fingerprint(task, model)}.npz"
-    if path.is_file():
-        with np.load(path) as kept:
-            return Sample(**kept)
-    sample = embedded(task, model)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{f.name: getattr(sample, f.name) for f in fields(sample)})
-    return sample
-
-
-def _fingerprint(task: Task, model: Model) -> str:
-    """Hash what decides a sample: weights, pixels, labels and how much is drawn."""
-    digest = hashlib.sha256(f"{model.weights_sha256} {task.chips_per_site} {task.patches_per_site}".encode())
-    for site in task.sites:
-        digest.update(f"{site.scene.path} {site.place}".encode() + site.scene.pixels_cyx.tobytes())
-        digest.update(site.label_hw.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def embedded(task: Task, model: Model) -> Sample:
-    """Draw patches from every site of a task and let the model read them."""
-    parts = [_read(site, task, model) for site in task.sites]
-    sample = Sample(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Sample)})
-    keep_n = np.isfinite(sample.loss_n) & np.isfinite(sample.features_nf).all(axis=1)
-    return Sample(**{f.name: getattr(sample, f.name)[keep_n] for f in fields(Sample)})
-
-
-def _read(site: Site, task: Task, model: Model) -> Sample:
-    drawn = draw(site, task.chips_per_site, task.patches_per_site)
-    chips = chips_at(site.scene, drawn.origin_k2)
-    if "time" in model.card.needs and np.isnat(chips.times_bt).any():
-        chips = replace(chips, times_bt=np.full_like(chips.times_bt, UNKNOWN))
-    batches = [chips[i : i + BATCH] for i in range(0, len(chips), BATCH)]
-    tokens_khwd = torch.cat([model.encode(batch).patch_bhwd.float() for batch in batches]).cpu().numpy()
-    loss_khw, at = patch_losses(chips, model), (drawn.chip_n, *drawn.at_n2.T)
-    features = [complexity.features(windows(chips.pixels_btcyx[drawn.chip_n, 0], drawn.at_n2), chips.bands),
-                complexity.features(chips.pixels_btcyx, chips.bands)[drawn.chip_n]]  # fmt: skip
-    return Sample(
-        tokens_nd=tokens_khwd[at],
-        loss_n=loss_khw[at],
-        chip_nd=tokens_khwd.mean(axis=(1, 2))[drawn.chip_n],
-        chip_loss_n=loss_khw.mean(axis=(1, 2))[drawn.chip_n],
-        features_nf=np.concatenate(features, axis=1),
-        label_n=drawn.label_n,
-        place_n=np.full(len(drawn.label_n), site.place),
-    )
-
-
-def windows(pixels_ncyx: np.ndarray, at_n2: np.ndarray) -> np.ndarray:
-    """Return (n, c, 8, 8): the pixels around the patch at row and column `at_n2` of each chip, inside the chip."""
-    corner_n2 = np.clip(at_n2 * PATCH_PX - (WINDOW_PX - PATCH_PX) // 2, 0, CHIP_PX - WINDOW_PX)
-    cut = [chip[:, r : r + WINDOW_PX, c : c + WINDOW_PX] for chip, (r, c) in zip(pixels_ncyx, corner_n2, strict=True)]
-    return np.stack(cut)
 
 
 def measure(task: Task, model: str, sample: Sample) -> Result:
@@ -212,6 +144,7 @@ def measure(task: Task, model: str, sample: Sample) -> Result:
         r_complexity=float(np.corrcoef(log_loss_n, scores[COMPLEXITY])[0, 1]),
         rankings={name: errors.ranking(score_n) for name, score_n in scores.items()},
         minus={name: Interval.of(auroc[DIFFICULTY] - auroc[name]) for name in scores if name != DIFFICULTY},
+        confidence_again=Interval.of(errors.auroc(added(errors.error_n, [scores[CONFIDENCE]], errors.place_n))),
         gains=gain,
         beyond=_gain(errors, scores, [CONFIDENCE, COMPLEXITY], DIFFICULTY),
         curves={name: tuple(errors.curve(score_n, SHARES).tolist()) for name, score_n in scores.items()},
@@ -253,13 +186,18 @@ def numbers(results: Sequence[Result]) -> dict[str, object]:
     """Return every figure as plain JSON; NaN becomes null."""
     plain = json.loads(json.dumps([asdict(r) for r in results]), parse_constant=lambda _: None)
     for row, result in zip(plain, results, strict=True):
-        row["useful"] = result.useful
-    return {"protocol": " ".join(PROTOCOL.split()), "shares_reviewed": SHARES.round(2).tolist(), "results": plain}
+        row |= {"useful": result.useful, "works": result.works}
+    return {
+        "protocol": " ".join(PROTOCOL.split()),
+        "departures": " ".join(DEPARTURES.split()),
+        "shares_reviewed": SHARES.round(2).tolist(),
+        "results": plain,
+    }
 
 
 def markdown(results: Sequence[Result]) -> str:
     """Return the section of docs/evaluation.md."""
-    lines = ["## Does it matter downstream?", "", PROTOCOL, *in_short(results), "",
+    lines = ["## Does it matter downstream?", "", PROTOCOL, DEPARTURES, *in_short(results), "",
              "![Errors caught against the share of patches reviewed, by score](img/downstream.png)", "",
              "Every number: [downstream.json](downstream.json)."]  # fmt: skip
     for result in results:
@@ -268,26 +206,46 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def in_short(results: Sequence[Result]) -> list[str]:
-    """Return the answer and one row a task: what confidence, difficulty and complexity are worth, and what is added."""
-    useful = [r.title for r in results if r.useful]
-    answer = f"useful for {'; '.join(useful)}" if useful else "useful for none of them"
-    above = sum(r.rankings[DIFFICULTY].auroc.low > 0.5 for r in results)
-    below = sum(r.rankings[DIFFICULTY].auroc.high < 0.5 for r in results)
-    sure = sum(r.minus[CONFIDENCE].high < 0 for r in results)
-    plain = sum(r.minus[COMPLEXITY].low > 0 for r in results)
+    """Return the answer and one row a pair: what each score is worth, and what difficulty adds."""
+    head = ("task", "places", "errors", "AUROC of error: confidence", DIFFICULTY, "dissimilarity", COMPLEXITY,
+            "difficulty added to confidence", "added to confidence and complexity", "useful")  # fmt: skip
     rows = [
-        f"| {r.title} | {r.places} | {r.error_rate:.3f} | {r.rankings[CONFIDENCE].auroc} | {r.rankings[DIFFICULTY].auroc} "
-        f"| {r.rankings[COMPLEXITY].auroc} | {r.gains[DIFFICULTY]} | {r.beyond} | {'yes' if r.useful else 'no'} |"
+        (r.title, r.places, f"{r.error_rate:.1%}{'' if r.works else ' (does not work)'}",
+         *(r.rankings[name].auroc for name in (CONFIDENCE, DIFFICULTY, "dissimilarity", COMPLEXITY)),
+         r.gains[DIFFICULTY], r.beyond, "yes" if r.useful else "no")
         for r in results
-    ]
-    return [
-        f"**Of {len(results)} pairs of task and model, difficulty is {answer}.** Alone it ranks errors above chance in {above} "
-        f"and the wrong way round in {below}; the task probe's own confidence does better in {sure}, with intervals clear of 0; "
-        f"difficulty does better than complexity in {plain}.", "",
-        "| task | places | errors | AUROC of error: confidence | difficulty | complexity | difficulty added to confidence "
-        "| added to confidence and complexity | useful |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |", *rows,
     ]  # fmt: skip
+    return [*answer(results), "", _row(head), _row(["---"] * len(head)), *map(_row, rows)]
+
+
+def answer(results: Sequence[Result]) -> list[str]:
+    """Say in words what the numbers say."""
+    useful, working = [r.title for r in results if r.useful], [r for r in results if r.works]
+    lines = [
+        f"**Of {len(results)} pairs of task and model, difficulty is useful for {'; '.join(useful) or 'none'}.** "
+        f"Alone it ranks errors above chance in {sum(r.rankings[DIFFICULTY].auroc.low > 0.5 for r in results)} and the wrong way round in "
+        f"{sum(r.rankings[DIFFICULTY].auroc.high < 0.5 for r in results)}; the columns of what is added learn the sign themselves. The task probe works in "
+        f"{len(working)}."
+    ]  # fmt: skip
+    if working:
+        lines[0] += (
+            f" In those, the worst 20% by its own confidence hold {_span(working, CONFIDENCE)} of its errors, by dissimilarity "
+            f"{_span(working, 'dissimilarity')}, by difficulty {_span(working, DIFFICULTY)}, by complexity {_span(working, COMPLEXITY)}; "
+            f"difficulty ranks them worse than confidence in {sum(r.minus[CONFIDENCE].high < 0 for r in working)}, better than complexity in "
+            f"{sum(r.minus[COMPLEXITY].low > 0 for r in working)}, and dissimilarity adds to confidence in "
+            f"{sum(r.gains['dissimilarity'].low > 0 for r in working)}."
+        )
+    return lines
+
+
+def _span(results: Sequence[Result], name: str) -> str:
+    """Return the least and the most that the worst 20% by a score hold, "12 to 27%"."""
+    caught = [r.rankings[name].caught.value for r in results]
+    return f"{min(caught) * 100:.0f} to {max(caught):.0%}"
+
+
+def _row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _table(r: Result) -> list[str]:
@@ -296,34 +254,32 @@ def _table(r: Result) -> list[str]:
         f"### {r.title[0].upper()}{r.title[1:]}", "",
         f"{r.patches:,} patches ({', '.join(r.classes)}) of {r.places} places. The task probe is wrong in {r.error_rate:.1%} of them, "
         f"the commonest class would be in {r.commonest_error_rate:.1%}; balanced accuracy {r.balanced_accuracy:.3f}. On these places "
-        f"difficulty reads log-loss at r = {r.r_difficulty:.3f}, complexity at {r.r_complexity:.3f}.{few}", "",
+        f"difficulty reads log-loss at r = {r.r_difficulty:.3f}, complexity at {r.r_complexity:.3f}. The model of error on confidence alone has an AUROC of {r.confidence_again} out of fold.{few}", "",
         "| score (high = suspect) | AUROC of error | inside places | errors caught in the worst 20% | difficulty minus it (AUROC) "
         "| added to confidence (AUROC) |",
         "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for name, ranking in r.rankings.items():
         called = f"*{name}* (null)" if name in NULLS else name
-        lines.append(
-            f"| {called} | {ranking.auroc} | {ranking.within} | {ranking.caught} | {r.minus.get(name, '')} | {r.gains.get(name, '')} |"
-        )
+        told = (ranking.auroc, ranking.within, ranking.caught, r.minus.get(name, ""), r.gains.get(name, ""))
+        lines.append(_row((called, *told)))
     return lines
 
 
 def picture(results: Sequence[Result]) -> bytes:
     """Draw errors caught against the share reviewed, one panel a task and model."""
     columns = min(3, len(results))
-    rows = -(-(len(results) + 1) // columns)
+    rows = -(-len(results) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.9 * columns, 2.95 * rows), layout="constrained")
+        figure = Figure(figsize=(2.9 * columns, 3.05 * rows + 0.6), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, result in zip(axes, results, strict=False):
             _panel(axis, result)
         for axis in axes[len(results) :]:
             axis.set_axis_off()
-        handles, names = axes[0].get_legend_handles_labels()
-        axes[len(results)].legend(handles, names, loc="center left", frameon=False, handlelength=2.6)
         figure.supxlabel("share of patches reviewed, most suspect first", size=8.5)
         figure.supylabel("share of errors caught", size=8.5)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         return png(figure)
 
 

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
+from geoelle.chips import Chips
 from geoelle.errors import HoldoutError
+from geoelle.models.base import Loss, Tokens
+from geoelle.models.nano import CARDS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import downstream
 import error_scores
 import labels
+import patch_samples
 from nano_data import Scene
 
 
@@ -118,8 +123,76 @@ def test_chips_hold_the_pixels_at_their_origin_and_have_addresses_of_their_own()
 def test_the_window_holds_the_patch_and_stays_inside_the_chip() -> None:
     chip = np.arange(32 * 32, dtype=np.float32).reshape(1, 32, 32)
     at_n2 = np.array([[0, 0], [3, 5], [7, 7]])
-    found = downstream.windows(np.stack([chip] * 3), at_n2)
+    found = patch_samples.windows(np.stack([chip] * 3), at_n2)
     assert found[:, 0, 0, 0].tolist() == [0, 10 * 32 + 18, 24 * 32 + 24] and found.shape == (3, 1, 8, 8)
+
+
+class Reader:
+    """A model whose token is the mean red and nir of its patch, and whose loss is what it hides."""
+
+    card = CARDS["nano"]
+    weights_sha256 = "reader"
+
+    def encode(self, chips: Chips) -> Tokens:
+        return Tokens(patch_bhwd=self._patches(chips))
+
+    def loss(self, chips: Chips, hidden: np.ndarray) -> Loss:
+        error = torch.where(torch.from_numpy(hidden), self._patches(chips)[..., 0], torch.nan)
+        return Loss(total_b=error.nanmean(dim=(1, 2)), terms={}, error=error)
+
+    def _patches(self, chips: Chips) -> torch.Tensor:
+        cut = torch.from_numpy(chips.pixels_btcyx[:, 0]).unflatten(3, (8, 4)).unflatten(2, (8, 4))
+        return cut.mean(dim=(3, 5)).permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def toy() -> labels.Task:
+    sites = tuple(
+        labels.Site(scene=red_green(seed), place=f"p{seed}", label_hw=np.arange(18 * 17).reshape(18, 17) % 2)
+        for seed in (1, 2)
+    )
+    return labels.Task(
+        name="toy", sensor="Sentinel-2", classes=("a", "b"), sites=sites, chips_per_site=5, patches_per_site=60, folds=2
+    )
+
+
+def red_green(seed: int) -> Scene:
+    three = np.random.default_rng(seed).random((3, 72, 70), dtype=np.float32)
+    return replace(scene(path=f"{seed}.tif"), bands=("green", "red", "nir"), pixels_cyx=three)
+
+
+def test_token_loss_and_label_are_of_the_same_patch(toy: labels.Task) -> None:
+    sample = patch_samples.embedded(toy, Reader())
+    assert sample.tokens_nd.shape == (120, 3)
+    assert np.allclose(sample.loss_n, sample.tokens_nd[:, 0])
+    for one in toy.sites:
+        means = one.scene.pixels_cyx[:, :72, :68].reshape(3, 18, 4, 17, 4).mean(axis=(2, 4)).reshape(3, -1).T
+        mine = sample.place_n == one.place
+        nearest = np.abs(sample.tokens_nd[mine][:, None] - means).max(axis=2)
+        assert nearest.min(axis=1).max() < 1e-6
+        assert (one.label_hw.ravel()[nearest.argmin(axis=1)] == sample.label_n[mine]).all()
+    assert (sample.chip_nd.std(axis=0) < sample.tokens_nd.std(axis=0)).all()
+    half = sample.features_nf.shape[1] // 2
+    in_window = np.corrcoef(sample.features_nf[:, 0], sample.tokens_nd[:, 0])[0, 1]
+    in_chip = np.corrcoef(sample.features_nf[:, half], sample.chip_nd[:, 0])[0, 1]
+    assert in_window > 0.3 and in_chip > 0.99
+
+
+def test_a_sample_is_kept_for_the_same_labels_and_pixels_only(toy: labels.Task, tmp_path: Path) -> None:
+    first = patch_samples.cached(toy, Reader(), tmp_path)
+    (kept,) = tmp_path.iterdir()
+    again = patch_samples.cached(toy, reads_nothing(), tmp_path)
+    assert np.array_equal(first.tokens_nd, again.tokens_nd) and again.place_n.tolist() == first.place_n.tolist()
+    toy.sites[0].label_hw[0, 0] = 1
+    patch_samples.cached(toy, Reader(), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 and kept.is_file()
+
+
+def reads_nothing() -> Reader:
+    """Return a model of the same weights that fails when it is asked to read."""
+    model = Reader()
+    model.encode = None
+    return model
 
 
 # --- rankings
@@ -247,7 +320,7 @@ def result() -> downstream.Result:
     rng = np.random.default_rng(0)
     place_n, label_n = np.repeat(np.arange(6), 20).astype(str), np.tile([0, 1], 60)
     tokens_nd = rng.normal(size=(120, 5)) + label_n[:, None]
-    sample = downstream.Sample(
+    sample = patch_samples.Sample(
         tokens_nd=tokens_nd,
         loss_n=np.exp(tokens_nd[:, 0] + 0.1 * rng.normal(size=120)),
         chip_nd=tokens_nd,
@@ -280,8 +353,8 @@ def test_the_section_says_yes_only_where_both_gains_are_clear_of_nothing(result:
     assert told(0.01, 0.01).useful
     assert not told(0.01, -0.01).useful and not told(-0.01, 0.01).useful
     text = downstream.markdown([told(0.01, 0.01), told(0.01, -0.01)])
-    assert "Of 2 pairs of task and model, difficulty is useful for toy, nano on Sentinel-2." in text
-    assert "useful for none" in downstream.markdown([told(0.01, -0.01)])
+    assert "Of 2 pairs of task and model, difficulty is useful for toy, nano on Sentinel-2.** " in text
+    assert "useful for none.** " in downstream.markdown([told(0.01, -0.01)])
     assert text.startswith("## Does it matter downstream?\n\n**Protocol, written before the runs.**")
     assert text.count("| *random* (null) |") == 2
 
