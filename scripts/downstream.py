@@ -277,8 +277,8 @@ def picture(results: Sequence[Result]) -> bytes:
             _panel(axis, result)
         for axis in axes[len(results) :]:
             axis.set_axis_off()
-        figure.supxlabel("share of patches reviewed, most suspect first", size=8.5)
-        figure.supylabel("share of errors caught", size=8.5)
+        axes[0].set_ylabel("share of errors caught")
+        axes[columns * (rows - 1)].set(xlabel="share of patches reviewed", ylabel="share of errors caught")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         return png(figure)
 
