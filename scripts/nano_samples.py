@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,19 +53,16 @@ def labelled(
     """
     twins = {f"twin{seed}": load_model(model.card.name, "untrained", seed=seed) for seed in range(TWINS)}
     tables, labels = [], []
-    for name in sets:
-        for scene in nano_data.load(imagery, name):
-            if not set(bands) <= set(scene.bands) or (name != "radar" and scene.bands != BANDS):
-                continue
-            kept = None if cache is None else cache / f"{scene.place}-{Path(scene.path).stem}-{cap}.parquet"
-            table = _kept(kept, model, bands)
-            if table is None:
-                table = embed_chips(_chips(scene, model, bands, cap), model, loss=True, twins=twins)
-                if kept is not None:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    table.write(kept)
-            tables.append(table)
-            labels += [(scene.place, scene.source, scene.level)] * len(table)
+    for scene in scenes_of(imagery, sets, bands):
+        kept = None if cache is None else cache / f"{scene.place}-{Path(scene.path).stem}-{cap}.parquet"
+        table = _kept(kept, model, bands)
+        if table is None:
+            table = embed_chips(chips_of(scene, model, bands, cap), model, loss=True, twins=twins)
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                table.write(kept)
+        tables.append(table)
+        labels += [(scene.place, scene.source, scene.level)] * len(table)
     places, sources, levels = (np.array(column) for column in zip(*labels, strict=True))
     return Labelled(
         sample=Sample.of(tables, sources=levels.tolist()),
@@ -75,7 +73,16 @@ def labelled(
     )
 
 
-def _chips(scene: nano_data.Scene, model: Model, bands: tuple[str, ...], cap: int) -> Chips:
+def scenes_of(imagery: Path, sets: tuple[str, ...], bands: tuple[str, ...]) -> Iterator[nano_data.Scene]:
+    """Yield the files of the sets that have these bands, in the order of the rows of `labelled`."""
+    for name in sets:
+        for scene in nano_data.load(imagery, name):
+            if set(bands) <= set(scene.bands) and (name == "radar" or scene.bands == BANDS):
+                yield scene
+
+
+def chips_of(scene: nano_data.Scene, model: Model, bands: tuple[str, ...], cap: int) -> Chips:
+    """Return the chips of a file that `labelled` embeds, in its order."""
     chips = scene.addressed(cap=cap, size=model.card.chip_px).select_bands(bands)
     if "time" in model.card.needs and np.isnat(scene.date):
         return replace(chips, times_bt=np.full_like(chips.times_bt, UNKNOWN))
