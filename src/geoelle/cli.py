@@ -211,8 +211,11 @@ def search(as_json: bool, **options: Any) -> None:
 @click.option(
     "--twins", default=None, type=int, help="Untrained twins to embed beside. Default: 3 with --loss, else 0."
 )
+@click.option(
+    "--dense", is_flag=True, help="Also keep a few patches of each chip, for geoelle fit --dense (with --loss)."
+)
 @output_options
-def embed(loss: bool, twins: int | None, **options: Any) -> None:
+def embed(loss: bool, twins: int | None, dense: bool, **options: Any) -> None:
     """Embed every chip of an area; with --loss, ready for geoelle fit.
 
     \b
@@ -222,7 +225,7 @@ def embed(loss: bool, twins: int | None, **options: Any) -> None:
     from geoelle.plan import make_plan
     from geoelle.run import finish, run_embed
 
-    plan = make_plan(job_of(options, loss=loss, twins=(3 if loss else 0) if twins is None else twins))
+    plan = make_plan(job_of(options, loss=loss, dense=dense, twins=(3 if loss else 0) if twins is None else twins))
     if not _go_on(plan, options):
         return
     with console.progress(options["as_json"]) as report:
@@ -235,18 +238,24 @@ def embed(loss: bool, twins: int | None, **options: Any) -> None:
 @area_options
 @model_options
 @click.option("--probe", type=click.Path(path_type=Path), help="Default: the probe that ships with the model.")
+@click.option(
+    "--dense",
+    is_flag=True,
+    help="One cell a patch, averaged over chips half a chip apart, or --stride. Needs its own probe.",
+)
 @output_options
-def map_(probe: Path | None, **options: Any) -> None:
+def map_(probe: Path | None, dense: bool, **options: Any) -> None:
     """Write a difficulty map: COG, Zarr, QGIS style, STAC item, picture and report.
 
     \b
     Example:
       geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo -o out/
+      geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo --dense -o dense/
     """
     from geoelle.plan import make_plan
     from geoelle.products import probe_for, run_map
 
-    plan = make_plan(job_of(options), cells_for_map=True)
+    plan = make_plan(job_of(options, dense=dense), cells_for_map=True)
     used = probe_for(plan, probe)
     if not _go_on(plan, options):
         return
@@ -266,13 +275,15 @@ def map_(probe: Path | None, **options: Any) -> None:
     show_default=True,
     help="Fit the loss or its logarithm.",
 )
+@click.option("--dense", is_flag=True, help="Fit on the patches that geoelle embed --loss --dense kept.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("probe.safetensors"), show_default=True)
 @click.option("--overwrite", is_flag=True)
 @click.option("--dry-run", is_flag=True, help="Print chips, blocks and folds; fit nothing.")
 @json_option
 def fit(
-    runs: tuple[Path, ...], block: str, folds: int, scale: str, out: Path, overwrite: bool, dry_run: bool, as_json: bool
-) -> None:
+    runs: tuple[Path, ...], block: str, folds: int, scale: str, dense: bool, out: Path, overwrite: bool, dry_run: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Fit a probe on runs that hold a loss; print its score on held-out ground beside every null.
 
     \b
@@ -282,9 +293,11 @@ def fit(
     from geoelle.fitting import block_metres, fit_runs, plan_fit
 
     if dry_run:
-        _show(plan_fit(runs, block_m=block_metres(block), folds=folds), as_json)
+        _show(plan_fit(runs, block_m=block_metres(block), folds=folds, dense=dense), as_json)
         return
-    fitted = fit_runs(runs, block_m=block_metres(block), folds=folds, scale=scale, out=out, overwrite=overwrite)
+    fitted = fit_runs(
+        runs, block_m=block_metres(block), folds=folds, scale=scale, out=out, overwrite=overwrite, dense=dense
+    )
     if as_json:
         console.print_json(fitted.to_dict())
         return

@@ -33,6 +33,7 @@ __all__ = ["Fitted", "block_metres", "fit_runs", "plan_fit", "plan_score", "scor
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(km|m)")
 MIN_CHIPS_OF_A_PLACE = 10
+_PATCHES = "The rows are patches, a few of each chip: where chips are counted here, they are patches"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +64,13 @@ def block_metres(text: str) -> float:
 
 
 def fit_runs(
-    runs: Sequence[Path], *, block_m: float, folds: int, scale: Scale, out: Path, overwrite: bool = False
-) -> Fitted:
+    runs: Sequence[Path], *, block_m: float, folds: int, scale: Scale, out: Path, overwrite: bool = False,
+    dense: bool = False,
+) -> Fitted:  # fmt: skip
     """Fit a probe on finished runs with blocks of ground held out; write the probe, its JSON and its report.
 
-    Blocks within a chip's diagonal of a held-out chip leave the training side: they show the same pixels.
+    Chips that may show a pixel of a held-out one leave the training side. With `dense` the rows are patches, and the
+    chips they were seen in may not share a pixel either.
 
     Raises: HoldoutError (too few blocks), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
     """
@@ -76,8 +79,10 @@ def fit_runs(
         raise ProbeError(f"a probe cannot be called {out.name}; give it a name that ends in .safetensors")
     for path in beside:
         check_free(path, overwrite=overwrite)
-    tables, sample, cv = _prepared(runs, block_m, folds)
+    tables, sample, cv = _prepared(runs, block_m, folds, dense)
     scores = evaluate(sample, cv=cv, scale=scale)
+    if dense:
+        scores = replace(scores, notes=(_PATCHES, *scores.notes))
     card = model_card(str(tables[0].header.space["model"]))
     probe = fit_probe(
         sample.vectors_nd,
@@ -94,7 +99,11 @@ def fit_runs(
         folds={"kind": " ".join(repr(cv).split()), "block_m": block_m, "n": folds},
         licence=card.weights_licence,
         versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
-        data={"unit": card.unit, "runs": [run.resolve().name for run in runs], "chips": len(sample.loss_n)},
+        data={
+            "unit": card.unit,
+            "runs": [run.resolve().name for run in runs],
+            "patches" if dense else "chips": len(sample.loss_n),
+        },
     )
     page = _page(sample, scores, probe, cv, tables[0].header)
     probe.save(beside[0], overwrite=True)
@@ -103,31 +112,42 @@ def fit_runs(
     return Fitted(probe=probe, scores=scores, files=tuple(beside))
 
 
-def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int) -> dict[str, Any]:
-    """Return what `fit_runs` would fit on: chips, blocks of ground and the size of each fold.
+def plan_fit(runs: Sequence[Path], *, block_m: float, folds: int, dense: bool = False) -> dict[str, Any]:
+    """Return what `fit_runs` would fit on: chips or patches, blocks of ground and the size of each fold.
 
     Raises: as `fit_runs`.
     """
-    tables, sample, cv = _prepared(runs, block_m, folds)
+    tables, sample, cv = _prepared(runs, block_m, folds, dense)
     sizes = [
         {"train": len(train), "test": len(test)} for train, test in cv.split(sample.vectors_nd, None, sample.lonlat_n2)
     ]
     return {
-        "model": tables[0].header.space["model"], "chips": sum(map(len, tables)), "usable": len(sample.loss_n),
+        "model": tables[0].header.space["model"], "patches" if dense else "chips": sum(map(len, tables)),
+        "usable": len(sample.loss_n),
         "twins": len(sample.twins), "block_m": block_m, "blocks": len(np.unique(cv.labels(sample.lonlat_n2))),
         "folds": sizes,
     }  # fmt: skip
 
 
-def _prepared(runs: Sequence[Path], block_m: float, folds: int) -> tuple[list[Embeddings], Sample, SpatialKFold]:
-    """Read the runs, keep usable chips, and make the splitter, whose buffer is a chip's diagonal."""
+def _prepared(
+    runs: Sequence[Path], block_m: float, folds: int, dense: bool
+) -> tuple[list[Embeddings], Sample, SpatialKFold]:
+    """Read the runs, keep usable rows, and make the splitter, whose buffer lets no two sides share a pixel."""
     for run in runs:
         _check_finished(run)
-    tables = [table for run in runs for table in Embeddings.read_each(run)]
+    tables = [table for run in runs for table in Embeddings.read_each(_patches_of(run) if dense else run)]
     sample = Sample.of(tables, sources=[t.header.sensor for t in tables for _ in range(len(t))])
-    lattice = tables[0].addresses.lattice
-    cv = SpatialKFold(folds, block_m=block_m, buffer_m=lattice.size_px * lattice.gsd_m * 2**0.5)
+    lattice, card = tables[0].addresses.lattice, model_card(str(tables[0].header.space["model"]))
+    # The chips of two patches may touch while the patches are at opposite corners: almost two chips along each axis.
+    reach_px = 2 * card.chip_px - card.patch_px if dense else lattice.size_px
+    cv = SpatialKFold(folds, block_m=block_m, buffer_m=reach_px * lattice.gsd_m * 2**0.5)
     return tables, sample.at(sample.usable_n), cv
+
+
+def _patches_of(run: Path) -> Path:
+    if not (run / "patches").is_dir():
+        raise FormatError(f"run {run} has no patches to fit on; embed it with geoelle embed --loss --dense")
+    return run / "patches"
 
 
 def score_bars_of(table: Table) -> tuple[Score, ...]:
