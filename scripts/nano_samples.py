@@ -1,14 +1,15 @@
-"""Embed the places of docs/nano-data.json with their losses and nulls: the sample behind probes and evaluation."""
+"""Embed the places of the data cards with their losses and nulls: the sample behind probes and evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import nano_data
-from geoelle.embed import embed_chips
+from geoelle.chips import Chips
+from geoelle.embed import embed_chips, space_of
 from geoelle.embeddings import Embeddings
 from geoelle.models import Model, load_model
 from geoelle.models.nano import BANDS
@@ -22,6 +23,8 @@ BAND_SETS = {
     "6": ("blue", "green", "red", "nir", "nir08", "swir16"),
     "4": ("blue", "green", "red", "nir"),
 }
+UNKNOWN = np.datetime64("2020-07-01", "s")
+"""What stands for the date of a file that gives none, where a model cannot do without."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,23 +39,56 @@ class Labelled:
 
 
 def labelled(
-    imagery: Path, sets: tuple[str, ...], model: Model, bands: tuple[str, ...] = BANDS, cap: int = CAP
+    imagery: Path,
+    sets: tuple[str, ...],
+    model: Model,
+    bands: tuple[str, ...] = BANDS,
+    cap: int = CAP,
+    cache: Path | None = None,
 ) -> Labelled:
-    """Embed every 10-band file of the sets named, restricted to `bands`."""
+    """Embed every file of the sets named that has all of `bands`, restricted to them.
+
+    `cache` is a folder that keeps the table of each file; one of another space is made again.
+    """
     twins = {f"twin{seed}": load_model(model.card.name, "untrained", seed=seed) for seed in range(TWINS)}
     tables, labels = [], []
     for name in sets:
         for scene in nano_data.load(imagery, name):
-            if scene.bands != BANDS:
+            if not set(bands) <= set(scene.bands) or (name != "radar" and scene.bands != BANDS):
                 continue
-            chips = scene.addressed(cap=cap).select_bands(bands)
-            tables.append(embed_chips(chips, model, loss=True, twins=twins))
-            labels += [(scene.place, scene.source, scene.level)] * len(chips)
+            kept = None if cache is None else cache / f"{scene.place}-{Path(scene.path).stem}-{cap}.parquet"
+            table = _kept(kept, model, bands)
+            if table is None:
+                table = embed_chips(_chips(scene, model, bands, cap), model, loss=True, twins=twins)
+                if kept is not None:
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    table.write(kept)
+            tables.append(table)
+            labels += [(scene.place, scene.source, scene.level)] * len(table)
     places, sources, levels = (np.array(column) for column in zip(*labels, strict=True))
     return Labelled(
-        sample=Sample.of(tables, sources=levels.tolist()),
+        sample=Sample.of([one_sensor(t) for t in tables], sources=levels.tolist()),
         places_n=places,
         sources_n=sources,
         levels_n=levels,
         tables=tuple(tables),
     )
+
+
+def _chips(scene: nano_data.Scene, model: Model, bands: tuple[str, ...], cap: int) -> Chips:
+    chips = scene.addressed(cap=cap, size=model.card.chip_px).select_bands(bands)
+    if "time" in model.card.needs and np.isnat(scene.date):
+        return replace(chips, times_bt=np.full_like(chips.times_bt, UNKNOWN))
+    return chips
+
+
+def _kept(path: Path | None, model: Model, bands: tuple[str, ...]) -> Embeddings | None:
+    if path is None or not path.is_file():
+        return None
+    table = Embeddings.read(path)
+    return table if table.header.space == space_of(model, bands) else None
+
+
+def one_sensor(table: Embeddings) -> Embeddings:
+    """Forget the level: tables of L1C and L2A are put side by side on purpose, and told apart by `sources`."""
+    return replace(table, header=replace(table.header, sensor="any"))
