@@ -155,6 +155,11 @@ def run_map(
         files += _write_zone(plan, probe, outcome, embeddings, raster, out / stem, compared.get(stem))
         for band, layer in zip(raster["band"].values.tolist(), raster.values, strict=True):
             statistics[f"{stem}:{band}"] = asdict(BandStatistics.of(layer))
+    if not files:
+        raise ReadError(
+            "no map can be made: no cell of the area lies in a valid chip ({read} of {planned} chips are); "
+            "choose other --dates or --bbox".format(**outcome.counts)
+        )
     finish(
         outcome,
         plan,

@@ -13,15 +13,15 @@ LAYERS = (
     "errors",
     "access bootstrap complexity files holdout lattice models.masks models.networks models.weights resample scene "
     "vectors",
-    "area assets looks raster ridge scores style models.galileo_net models.olmoearth_net models.presto_net "
+    "area assets looks patches raster ridge scores style models.galileo_net models.olmoearth_net models.presto_net "
     "models.prithvi_net models.scalemae_net",
     "baselines chips embeddings figures geoparquet item probe",
-    "geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
-    "catalog embed read report trial models.nano "
+    "dense geodataset harmonise models.base quicklook sample stac models.clay_net models.dofa_net",
+    "catalog encode read report trial models.nano "
     "models.clay models.dino models.dofa models.fgmae models.galileo models.olmoearth "
     "models.presto models.prithvi models.remoteclip models.satclip "
     "models.satmae models.scalemae models.vitmae",
-    "models nulls",
+    "embed models nulls",
     "fitting plan",
     "options run",
     "console describe hub products",
