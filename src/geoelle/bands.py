@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from geoelle.dense import PatchScores, dense_layers
 from geoelle.embeddings import Embeddings
 from geoelle.probe import Probe
 from geoelle.style import Ramp
@@ -25,11 +26,15 @@ EPOCH = np.datetime64("1970-01-01", "s")
 class Bands:
     """The bands that a probe gives a map; with `expected`, difficulty is the mean loss instead of the typical one.
 
+    A `dense` map has the spread over its offsets, and no interval and no reach: those of a probe of patches are of
+    single patches seen from one offset, not of their mean.
+
     Raises `ProbeError` where the mean loss is asked of a probe that cannot tell it.
     """
 
     probe: Probe
     expected: bool = False
+    dense: bool = False
 
     def __post_init__(self) -> None:
         if self.expected:
@@ -43,12 +48,15 @@ class Bands:
     @property
     def units(self) -> dict[str, str]:
         """Return the unit of each band by its name, in the order of the bands."""
+        linear = "ln" if self.probe.scale == "log" else self.unit
         units = {
             "difficulty": self.unit,
             "complexity": self.unit,
-            "excess": "ln" if self.probe.scale == "log" else self.unit,
+            "excess": linear,
             "date": "days since 1970-01-01",
         }
+        if self.dense:
+            return units | {"shift_sd": linear, "offsets": "1"}
         if self.probe.spread is not None:
             units |= {"lower": self.unit, "upper": self.unit}
         if self.probe.reach is not None:
@@ -78,20 +86,33 @@ class Bands:
             values["dissimilarity"] = dissimilarity_n.astype(np.float32)
         return values
 
+    def of_patches(self, scores: PatchScores) -> dict[str, np.ndarray]:
+        """Return each band of a dense map, float32 (n,)."""
+        values = dense_layers(scores, self.probe)
+        if self.expected:
+            values["difficulty"] = (values["difficulty"] * self.probe.smearing).astype(np.float32)
+        return values
+
     def ramps(self, raster: xr.DataArray) -> dict[str, Ramp]:
         """Return the colours and legends of the bands that are drawn."""
         typical = "typical loss" if self.probe.scale == "log" and not self.expected else "expected loss"
         told = "ln(difficulty / complexity)" if self.probe.scale == "log" else "difficulty - complexity"
         difficulty, complexity, excess = (raster.sel(band=b).values for b in ("difficulty", "complexity", "excess"))
-        return {
+        ramps = {
             "difficulty": Ramp.sequential(difficulty, label=typical, unit=self.unit),
             "complexity": Ramp.sequential(complexity, label="what pixels alone predict", unit=self.unit),
             "excess": Ramp.diverging(excess, label=told),
         }
+        if self.dense:
+            spread = raster.sel(band="shift_sd").values
+            ramps["shift_sd"] = Ramp.sequential(spread, label="spread over offsets", unit=self.units["shift_sd"])
+        return ramps
 
     def tags(self) -> dict[str, str]:
         """Return what the bands are, for the metadata of the file."""
         tags, told = {"GEOELLE_SCALE": self._scale()}, self._sentences()
+        if self.dense:
+            return tags
         if self.probe.spread is not None:
             level = f"an interval of {100 * (1 - self.probe.spread.alpha):g}%, whose coverage was not measured"
             tags["GEOELLE_INTERVAL"] = f"lower, upper: {told.get('interval', level)}"
@@ -104,6 +125,8 @@ class Bands:
 
     def warnings(self) -> tuple[str, ...]:
         """Return what the probe says about intervals, mean loss and reach, and what it lacks, a sentence each."""
+        if self.dense:
+            return ()
         return (*self._sentences().values(), *self.probe.trust.get("notes", ()))
 
     def _sentences(self) -> Mapping[str, str]:

@@ -222,8 +222,11 @@ def search(as_json: bool, **options: Any) -> None:
 @click.option(
     "--twins", default=None, type=int, help="Untrained twins to embed beside. Default: 3 with --loss, else 0."
 )
+@click.option(
+    "--dense", is_flag=True, help="Also keep a few patches of each chip, for geoelle fit --dense (with --loss)."
+)
 @output_options
-def embed(loss: bool, twins: int | None, **options: Any) -> None:
+def embed(loss: bool, twins: int | None, dense: bool, **options: Any) -> None:
     """Embed every chip of an area; with --loss, ready for geoelle fit.
 
     \b
@@ -233,7 +236,7 @@ def embed(loss: bool, twins: int | None, **options: Any) -> None:
     from geoelle.plan import make_plan
     from geoelle.run import finish, run_embed
 
-    plan = make_plan(job_of(options, loss=loss, twins=(3 if loss else 0) if twins is None else twins))
+    plan = make_plan(job_of(options, loss=loss, dense=dense, twins=(3 if loss else 0) if twins is None else twins))
     if not _go_on(plan, options):
         return
     with console.progress(options["as_json"]) as report:
@@ -247,18 +250,24 @@ def embed(loss: bool, twins: int | None, **options: Any) -> None:
 @model_options
 @click.option("--probe", type=click.Path(path_type=Path), help="Default: the probe that ships with the model.")
 @click.option("--expected", is_flag=True, help="Write difficulty as the mean loss, not the typical (median) one.")
+@click.option(
+    "--dense",
+    is_flag=True,
+    help="One cell a patch, averaged over chips half a chip apart, or --stride. Needs its own probe.",
+)
 @output_options
-def map_(probe: Path | None, expected: bool, **options: Any) -> None:
+def map_(probe: Path | None, expected: bool, dense: bool, **options: Any) -> None:
     """Write a difficulty map: COG, Zarr, QGIS style, STAC item, picture and report.
 
     \b
     Example:
       geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo -o out/
+      geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo --dense -o dense/
     """
     from geoelle.plan import make_plan
     from geoelle.products import probe_for, run_map
 
-    plan = make_plan(job_of(options), cells_for_map=True)
+    plan = make_plan(job_of(options, dense=dense), cells_for_map=True)
     used = probe_for(plan, probe)
     if expected:
         used.check_expected()

@@ -15,7 +15,7 @@ from geoelle.baselines import Ground
 from geoelle.diagnostic_report import diagnose, write_diagnostics
 from geoelle.diagnostics import Task
 from geoelle.embeddings import Embeddings
-from geoelle.errors import ProbeError
+from geoelle.errors import FormatError, ProbeError
 from geoelle.files import check_free, write_bytes
 from geoelle.fit_page import fit_facts, fold_pictures, score_pictures, trust_pictures
 from geoelle.held import Asked, Held, Stand, holdout_for, with_measured_buffer
@@ -34,6 +34,7 @@ from geoelle.vectors import check_finished
 __all__ = ["FitJob", "Fitted", "block_metres", "buffer_metres", "check_outputs", "fit_runs", "plan_fit"]
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(km|m)")
+_PATCHES = "the rows are patches, a few of each chip: where chips are counted here, they are patches"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class FitJob:
     """Say how runs are fitted: the side of blocks, the folds (None: as `holdout_for`), the scale of the target.
 
     `interval` is the level of the intervals; None takes 0.9 where there are places enough, and else leaves them out and
-    says so.
+    says so. With `dense` the rows are patches, and the chips they were seen in may not share a pixel either.
     """
 
     block_m: float = 10_000.0
@@ -49,6 +50,12 @@ class FitJob:
     scale: Scale = "log"
     holdout: Asked = field(default_factory=Asked)
     interval: float | None = None
+    dense: bool = False
+
+    @property
+    def rows(self) -> str:
+        """Name what the rows are."""
+        return "patches" if self.dense else "chips"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +128,12 @@ def fit_runs(
     Raises: HoldoutError (too little to hold out), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
     """
     beside = check_outputs(out, report, overwrite=overwrite)
-    tables, sample, stand = _prepared(runs)
+    tables, sample, stand = _prepared(runs, job.dense)
     held = _held(job, sample, stand)
     if job.interval is not None:
         check_places(len(np.unique(held.place_n)), round(1 - job.interval, 12))
     scores = evaluate(sample, cv=held.cv, groups=held.groups, places=held.place_n, scale=job.scale)
-    scores = replace(scores, notes=(*held.notes, *scores.notes))
+    scores = replace(scores, notes=(*held.notes, *([_PATCHES] if job.dense else []), *scores.notes))
     trust = _fitted(sample, held, job, tables[0])
     card = model_card(str(tables[0].header.space["model"]))
     probe = replace(
@@ -135,7 +142,11 @@ def fit_runs(
         folds={"kind": " ".join(repr(held.cv).split()), "block_m": job.block_m, "n": held.count, **held.to_dict()},
         licence=card.weights_licence,
         versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
-        data={"unit": card.unit, "runs": [run.resolve().name for run in runs], "chips": len(sample.loss_n)},
+        data={
+            "unit": card.unit,
+            "runs": [run.resolve().name for run in runs],
+            job.rows: len(sample.loss_n),
+        },
     )
     task, facts = _task(sample, probe, held), fit_facts(scores, probe, held, tables[0].header, trust.lines)
     unit = "ln of " + card.unit if probe.scale == "log" else card.unit
@@ -161,33 +172,50 @@ def plan_fit(runs: Sequence[Path], job: FitJob) -> dict[str, Any]:
 
     Raises: as `fit_runs`.
     """
-    tables, sample, stand = _prepared(runs)
+    tables, sample, stand = _prepared(runs, job.dense)
     held = holdout_for(job.holdout, stand, block_m=job.block_m, folds=job.folds)
     sizes = [{"train": len(train), "test": len(test)} for train, test in held.folds()]
     return {
-        "model": tables[0].header.space["model"], "chips": sum(map(len, tables)), "usable": len(sample.loss_n),
+        "model": tables[0].header.space["model"], job.rows: sum(map(len, tables)), "usable": len(sample.loss_n),
         "twins": len(sample.twins), "block_m": job.block_m, "blocks": len(np.unique(held.place_n)),
         "holdout": held.text, "buffer_m": held.buffer_m, "folds": sizes, "notes": list(held.notes),
     }  # fmt: skip
 
 
-def _prepared(runs: Sequence[Path]) -> tuple[list[Embeddings], Sample, Stand]:
-    """Read the runs, keep usable chips, and say where each stands; a run is a place."""
+def _prepared(runs: Sequence[Path], dense: bool) -> tuple[list[Embeddings], Sample, Stand]:
+    """Read the runs, keep usable rows, and say where each stands; a run is a place."""
     for run in runs:
         check_finished(run)
-    each = [(str(run.resolve()), table) for run in runs for table in Embeddings.read_each(run)]
+    sources = {str(run.resolve()): _patches_of(run) if dense else run for run in runs}
+    each = [(name, table) for name, source in sources.items() for table in Embeddings.read_each(source)]
     tables = [table for _, table in each]
     sample = Sample.of(tables, sources=[t.header.sensor for t in tables for _ in range(len(t))])
-    keep_n, lattices = sample.usable_n, [table.addresses.lattice for table in tables]
+    keep_n = sample.usable_n
     stand = Stand(
         lonlat_n2=sample.lonlat_n2[keep_n],
         place_n=np.repeat([name for name, _ in each], [len(table) for table in tables])[keep_n],
         source_n=sample.sources_n[keep_n],
         scene_n=np.array([items for table in tables for items in table.items_n])[keep_n],
         times_n=sample.times_n[keep_n],
-        chip_m=max(lattice.size_px * lattice.gsd_m for lattice in lattices) * 2**0.5,
+        chip_m=max(_reach_m(table, dense) for table in tables),
     )
     return tables, sample.at(keep_n), stand
+
+
+def _reach_m(table: Embeddings, dense: bool) -> float:
+    """Return the least distance at which two rows share no pixel: a chip's diagonal; of patches, almost two.
+
+    The chips of two patches may touch while the patches are at opposite corners.
+    """
+    lattice, card = table.addresses.lattice, model_card(str(table.header.space["model"]))
+    reach_px = 2 * card.chip_px - card.patch_px if dense else lattice.size_px
+    return reach_px * lattice.gsd_m * 2**0.5
+
+
+def _patches_of(run: Path) -> Path:
+    if not (run / "patches").is_dir():
+        raise FormatError(f"run {run} has no patches to fit on; embed it with geoelle embed --loss --dense")
+    return run / "patches"
 
 
 def _held(job: FitJob, sample: Sample, stand: Stand) -> Held:

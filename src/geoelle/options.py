@@ -30,7 +30,7 @@ _OF_PAIRS = (
     "vector_column", "loss_column", "group_column", "lon_column", "lat_column", "features", "random_folds", "target",
     "model_name",
 )  # fmt: skip
-_OF_RUNS = ("holdout", "domain", "interval")
+_OF_RUNS = ("holdout", "domain", "interval", "dense")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -156,6 +156,7 @@ fit_options = _stack(
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         help="Level of the intervals. Default: 0.9, left out where blocks are too few.",
     ),
+    click.option("--dense", is_flag=True, help="Fit on the patches that geoelle embed --loss --dense kept."),
 )
 
 
@@ -170,6 +171,7 @@ def fit_job_of(options: dict[str, Any]) -> FitJob:
         scale=options["scale"],
         holdout=Asked(kind=options["holdout"], domain=options["domain"], buffer_m=buffer_metres(options["buffer"])),
         interval=options["interval"],
+        dense=options["dense"],
     )
 
 

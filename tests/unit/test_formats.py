@@ -32,6 +32,7 @@ from geoelle.holdout import SpatialKFold
 from geoelle.intervals import Spread
 from geoelle.item import ItemFacts, write_item
 from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of
+from geoelle.patches import DRAWN, WINDOW_PX
 from geoelle.plan import PART_PX, Job, Plan, make_plan
 from geoelle.probe import Affine, Probe, fit_probe
 from geoelle.products import run_map
@@ -179,9 +180,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(out=home / "run", plan=plan, probe=probe)
 
 
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A finished dense map of one item, in a few hundred cells."""
+    home = tmp_path_factory.mktemp("dense")
+    catalog = home / "items.json"
+    item = scenes.make_item(home, "S2B_31TFJ_20240601_0_L2A")
+    catalog.write_text(json.dumps(pystac.ItemCollection([item]).to_dict()))
+    ground = shapely.box(scenes.WEST + 500, scenes.NORTH - 1100, scenes.WEST + 1000, scenes.NORTH - 500)
+    area = Area.parse(polygon=scenes.to_lonlat(ground, scenes.EPSG), dates="2024-06")
+    plan = make_plan(Job(area=area, catalog=str(catalog), sensor="sentinel-2-l2a", dense=True), cells_for_map=True)
+    probe = replace(made_probe(plan), space=space_of(plan.model, plan.bands, dense=True))
+    run_map(plan, probe, home / "run")
+    return Made(out=home / "run", plan=plan, probe=probe)
+
+
+DENSE = {"embed --dense", "map --dense"}
+
+
 def test_a_run_has_the_files_documented(made: Made):
-    rows = table("run-files")
-    assert {row["when"] for row in rows} == {"always", "map", "an asset of the part was skipped"}
+    assert {row["when"] for row in table("run-files")} == {"always", "map", "an asset of the part was skipped", *DENSE}
+    rows = [row for row in table("run-files") if row["when"] not in DENSE]
     names = {"NAME": "difficulty", "REPORT": "report", "ITEM": "item", "ZONE": str(scenes.EPSG)}
     patterns = [re.escape(row["path"]).replace("ROW", r"-?\d+").replace("COL", r"-?\d+") for row in rows]
     for name, text in names.items():
@@ -241,6 +260,29 @@ def test_the_manifest(made: Made):
         assert set(row) == {"minimum", "maximum", "mean", "stddev", "valid_percent"}
 
 
+def test_a_dense_map(dense: Made):
+    (row,) = (row for row in table("run-files") if row["when"] == "map --dense")
+    (path,) = (p for p in dense.out.rglob("*.parquet") if p.parent.name != "embeddings")
+    pattern = row["path"].replace("ZONE", str(scenes.EPSG)).replace("ROW", r"-?\d+").replace("COL", r"-?\d+")
+    assert re.fullmatch(pattern, path.relative_to(dense.out).as_posix())
+    manifest = dense.json("run.json")
+    assert_keys(manifest, "run", has={"map", "map --dense"})
+    assert_keys(manifest["job"], "run-job")
+    assert_keys(dense.json("plan.json"), "plan")
+    assert path.relative_to(dense.out).as_posix() in manifest["sha256"]
+    assert {tuple(found) for found in manifest["chip_map"].values()} <= {("r", "chips")}
+    rows = [*table("cog-bands"), *table("cog-dense-bands")]
+    unit = {"U": "mse"}
+    with rasterio.open(dense.out / "difficulty.tif") as file:
+        assert file.descriptions == tuple(row["description"] for row in rows)
+        assert file.units == tuple(unit.get(row["unit"], row["unit"]) for row in rows)
+        assert [row["name"] for row in rows] == [str(i + 1) for i in range(file.count)]
+    assert arrow_types(path) == {row["name"]: row["type"].replace("[k]", "[d]") for row in table("dense-columns")}
+    text = pq.read_schema(path).metadata[b"geoelle-dense"]
+    assert_keys(json.loads(text), "dense-header")
+    assert text == canonical(json.loads(text)) and json.loads(text)["probe"] == dense.probe.digest
+
+
 # --- embeddings
 
 
@@ -274,7 +316,7 @@ def arrow_types(path: Path) -> dict[str, str]:
 def test_embeddings(tmp_path: Path, full: bool):
     path = made_embeddings(full=full).write(tmp_path / "part.parquet")
     rows = table("embeddings-columns")
-    wanted = {row["name"]: row["type"] for row in rows if full or row["when"] == "always"}
+    wanted = {r["name"]: r["type"] for r in rows if r["when"] == "always" or (full and r["when"] != "of patches")}
     assert arrow_types(path) == wanted
     assert list(arrow_types(path)) == [row["name"] for row in rows if row["name"] in wanted]
     metadata = pq.read_metadata(path)
@@ -286,6 +328,14 @@ def test_embeddings(tmp_path: Path, full: bool):
     assert set(header["lattice"]) == {field.name for field in fields(Lattice)}
 
 
+def test_patches(tmp_path: Path):
+    some = replace(made_embeddings(full=True), within_n2=np.ones((6, 2), int))
+    wanted = [(row["name"], row["type"]) for row in table("embeddings-columns")]
+    assert list(arrow_types(some.write(tmp_path / "part.parquet")).items()) == wanted
+    text = FORMATS[FORMATS.index("### Patches") : FORMATS.index("### Scores of patches")]
+    assert f"first {DRAWN} of the permutation" in text and f"at least {WINDOW_PX} px" in text
+
+
 def test_row_groups_are_as_large_as_documented(tmp_path: Path):
     many = made_embeddings(full=False)[np.zeros(8_193, int)]
     metadata = pq.read_metadata(many.write(tmp_path / "part.parquet"))
@@ -294,7 +344,8 @@ def test_row_groups_are_as_large_as_documented(tmp_path: Path):
 
 def test_embeddings_of_a_run(made: Made):
     (path,) = made.out.glob("embeddings/*.parquet")
-    assert arrow_types(path) == {row["name"]: row["type"] for row in table("embeddings-columns")}
+    wanted = {row["name"]: row["type"] for row in table("embeddings-columns") if row["when"] != "of patches"}
+    assert arrow_types(path) == wanted
     found = Embeddings.read(path)
     assert_keys(dict(found.header.space), "space")
     assert found.header.space_id == hashlib.sha256(canonical(dict(found.header.space))).hexdigest()[:12]

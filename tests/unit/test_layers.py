@@ -13,14 +13,15 @@ LAYERS = (
     "errors",
     "access bootstrap complexity files geoparquet holdout lattice moments resample scene vectors models.masks "
     "models.networks models.weights",
-    "applicability area assets knndm looks raster ridge scores style variogram models.clay_net models.dofa_net "
-    "models.galileo_net models.olmoearth_net models.presto_net models.prithvi_net models.scalemae_net",
+    "applicability area assets knndm looks patches raster ridge scores style variogram models.clay_net "
+    "models.dofa_net models.galileo_net models.olmoearth_net models.presto_net models.prithvi_net "
+    "models.scalemae_net",
     "baselines batches chips domain embeddings figures intervals item route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample models.base",
-    "bands diagnostic_figures embed measures pairs read report scoring trial trust models.clay models.dino "
+    "dense diagnostic_figures encode measures pairs read report scoring trial trust models.clay models.dino "
     "models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
     "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",
-    "diagnostic_report extremes models nulls thumbnails",
+    "bands diagnostic_report embed extremes models nulls thumbnails",
     "fit_page gallery hub plan",
     "fitting run",
     "console describe pair_fit products",
