@@ -22,6 +22,9 @@ def by_hand(a, b, weights):
 
 def test_every_number_is_the_one_of_its_definition():
     vectors, weights, _, folds = ground()
+    vectors[::9] += (
+        np.random.default_rng(2).standard_t(2, size=(14, 5)).astype(np.float32) * 3
+    )  # outliers, near and far
     reach, di = fit_reach(vectors, weights, folds)
     between = by_hand(vectors, vectors, weights)
     mean = between[~np.eye(len(vectors), dtype=bool)].mean()
@@ -31,8 +34,10 @@ def test_every_number_is_the_one_of_its_definition():
         wanted[test] = between[np.ix_(test, train)].min(1) / mean
     np.testing.assert_allclose(di, wanted, rtol=1e-6)
     low, high = np.percentile(wanted, [25, 75])
+    assert ((wanted > high + 1.5 * (high - low)) & (wanted < high + 3 * (high - low))).any()
     assert reach.threshold == pytest.approx(wanted[wanted <= high + 1.5 * (high - low)].max(), rel=1e-6)
     new = ground(seed=1)[0]
+    new[:9] += 10
     away = by_hand(new, vectors, weights) / mean
     np.testing.assert_allclose(reach.dissimilarity(new), away.min(1), rtol=1e-6)
     np.testing.assert_array_equal(reach.density(new), (away <= reach.threshold).sum(1))

@@ -53,6 +53,14 @@ def test_the_mean_loss_is_that_of_a_lognormal(trust: Trust):
     assert mean.r2.value > typical.r2.value
 
 
+def test_scales_are_compared_on_ground_held_out():
+    """With as many dimensions as chips, a fit reads its own ground far better than any other."""
+    vectors, loss, _ = ground(n_places=15, size=10, d=150)
+    found = fitted(n_places=15, size=10, d=150)
+    own = 1 - np.square(loss - found.probe.score(vectors)).sum() / np.square(loss - loss.mean()).sum()
+    assert all(row.r2.value < own - 0.1 for row in found.scales)
+
+
 def test_places_weigh_the_same_in_the_smearing_factor():
     residual, place = np.log(np.r_[np.full(99, 1.0), 3.0]), np.r_[np.zeros(99), 1]
     assert smearing_factor(residual, place) == pytest.approx(2.0)
