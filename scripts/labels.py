@@ -197,10 +197,10 @@ def with_known_classes(sites: Sequence[Site], names: Sequence[str]) -> tuple[tup
 def owners(length_px: int) -> tuple[np.ndarray, np.ndarray]:
     """Return where chips begin along a side, and for each patch the number of the one that it lies most central in.
 
-    Chips follow every 16 px; a last one ends within a patch of the edge.
+    Chips follow every 16 px; a last one ends within a patch of the edge. Of two equally central chips, the first.
 
     >>> [found.tolist() for found in owners(44)]
-    [[0, 12], [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]]
+    [[0, 12], [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]]
     """
     last = (length_px - CHIP_PX) // PATCH_PX * PATCH_PX
     begin_o = np.unique([*range(0, last + 1, STEP_PX), last])

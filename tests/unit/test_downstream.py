@@ -1,8 +1,10 @@
 """The downstream test counts errors rightly: labels by patch, folds of whole places, rankings against scikit-learn."""
 
+import doctest
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -49,6 +51,12 @@ def clustered(seed: int = 0, places: int = 12, each: int = 40) -> tuple[np.ndarr
     shift_n = rng.normal(size=places)[place_n]
     score_n = shift_n + rng.normal(size=len(place_n))
     return rng.random(len(place_n)) < 1 / (1 + np.exp(-score_n + 1)), score_n.round(1), place_n
+
+
+@pytest.mark.parametrize("module", [labels, error_scores])
+def test_examples_in_docstrings_hold(module: ModuleType) -> None:
+    failed, tried = doctest.testmod(module)
+    assert tried and not failed
 
 
 # --- labels
