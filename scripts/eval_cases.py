@@ -29,13 +29,14 @@ class Case:
     sets: tuple[str, ...]
     note: str
     cap: int = CAP
+    dense: bool = False
 
     def load(self, weights: Path | None) -> Model:
         return load_model(self.model) if weights is None else load_model(self.model, str(weights))
 
     def gather(self, imagery: Path, weights: Path | None, cache: Path | None) -> Labelled:
         folder = None if cache is None else cache / self.key
-        return nano_samples.labelled(imagery, self.sets, self.load(weights), self.bands, self.cap, folder)
+        return nano_samples.labelled(imagery, self.sets, self.load(weights), self.bands, self.cap, folder, dense=self.dense)
 
 
 EVERY = ("pretrain", "fit", "test")
@@ -48,6 +49,15 @@ CASES = (
         bands=BANDS,
         sets=("fit", "test"),
         note="The `fit` and `test` places of docs/nano-data.json; nano was pretrained on neither.",
+    ),
+    Case(
+        key="nano-patches",
+        title="nano, patches (--dense)",
+        model="nano",
+        bands=BANDS,
+        sets=("fit", "test"),
+        note="The same places, four patches of each chip: a row is a patch, its vector a token that saw its neighbours.",
+        dense=True,
     ),
     Case(
         key="galileo-s2",
