@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from evaluate_nano import DEMO_BLOCK_M, demo_chips
+from eval_demo import DEMO_BLOCK_M, demo_chips
 from geoelle.bootstrap import Interval
 from geoelle.chips import Chips
 from geoelle.embed import embed_chips
