@@ -17,6 +17,7 @@ __all__ = ["METRICS", "Bootstrap", "Draws", "Interval", "Metrics", "Reliability"
 METRICS = ("r", "r2", "spearman", "within")
 MIN_WITHIN = 8  # chips a place needs for a correlation of its own
 
+_ROUNDING = 1e-12
 _CELLS = 2_000_000  # draws x chips ranked at a time
 
 Verdict = Literal["beats", "ties with", "loses to", ""]
@@ -41,10 +42,13 @@ class Interval:
 
     @property
     def verdict(self) -> Verdict:
-        """Say what a difference means: "beats" where it is above 0, "loses to" below, else "ties with"."""
+        """Say what a difference means: "beats" where it is above 0, "loses to" below, else "ties with".
+
+        Above and below by more than rounding: equal predictors differ in the last digits.
+        """
         if not np.isfinite(self.value):
             return ""
-        return "beats" if self.low > 0 else "loses to" if self.high < 0 else "ties with"
+        return "beats" if self.low > _ROUNDING else "loses to" if self.high < -_ROUNDING else "ties with"
 
     def to_dict(self) -> dict[str, float | None]:
         """Return plain JSON data, NaN as None."""
