@@ -15,7 +15,6 @@ import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from geoelle.area import Addresses
 from geoelle.dense import Agreement, PatchScores, agreement, dense_layers
 from geoelle.embed import PATCH_POOLING, space_of
 from geoelle.embeddings import Embeddings
@@ -146,7 +145,7 @@ def run_map(
             for files_of in (outcome.parts, outcome.patches)
         )
         embeddings = Embeddings.read(parts)
-        values = _dense_values(patches, cells, probe) if dense else layers(embeddings, probe)
+        values = dense_layers(PatchScores.read(patches).at(cells), probe) if dense else layers(embeddings, probe)
         if not np.isfinite(values["difficulty"]).any():
             continue
         raster = paint(cells if dense else embeddings.addresses, values)
@@ -172,10 +171,6 @@ def run_map(
     )
     lines = (*(_told(found) for found in compared.values()), *_lines(plan, probe, statistics))
     return Product(out=out, files=tuple(files), counts=outcome.counts, lines=lines, statistics=statistics)
-
-
-def _dense_values(files: list[Path], cells: Addresses, probe: Probe) -> dict[str, np.ndarray]:
-    return dense_layers(PatchScores.read(files).at(cells), probe)
 
 
 def _told(found: Agreement) -> str:
@@ -321,9 +316,8 @@ def _units(probe: Probe) -> dict[str, str]:
 def _dense_facts(plan: Plan, compared: Agreement | None) -> dict[str, str]:
     """Return what only the page of a dense map says."""
     lattice = plan.zones[0][0]
-    seen = offsets_a_side(lattice) ** 2
     rows = {
-        "Patches": f"each the mean of up to {seen} chips, {lattice.stride_px * lattice.gsd_m:g} m apart, that see it; "
+        "Patches": f"each the mean of up to {offsets_a_side(lattice) ** 2} chips, {lattice.cell_m:g} m apart, that see it; "
         "shift_sd is the spread over them, which is no uncertainty of the difficulty",
         "Scores": "those of the probe are scores of single patches, of one offset",
     }
