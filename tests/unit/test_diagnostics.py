@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from geoelle.baselines import Ground
+from geoelle.bootstrap import Bootstrap
 from geoelle.diagnostics import (
     ALPHAS,
     Task,
@@ -65,6 +66,19 @@ def test_the_calibration_line_is_least_squares(linear: Task) -> None:
     assert line.intercept.value == pytest.approx(known.intercept, rel=1e-9)
     assert line.slope.low < line.slope.value < line.slope.high
     assert 0.5 < (line.slope.high - line.slope.low) / (3.92 * known.stderr) < 2  # rows are independent here
+
+
+def test_the_interval_of_the_line_is_that_of_lines_through_redrawn_places() -> None:
+    rng = np.random.default_rng(0)
+    place_n = np.repeat(np.arange(8), 5)
+    x_n = rng.normal(size=40) + place_n
+    y_n = 0.5 * x_n + rng.normal(size=40) + 10
+    counts_dn = Bootstrap(place_n, seed=0).counts_dp[:, place_n]
+    lines = [np.polyfit(x_n, y_n, 1, w=np.sqrt(count_n)) for count_n in counts_dn[1:]]
+    line = calibration_line(y_n, x_n, place_n)
+    for column, found in enumerate((line.slope, line.intercept)):
+        wanted = np.percentile([each[column] for each in lines], [2.5, 97.5])
+        np.testing.assert_allclose([found.low, found.high], wanted, rtol=1e-9)
 
 
 def test_predictions_that_are_too_extreme_have_a_slope_below_one(linear: Task) -> None:
