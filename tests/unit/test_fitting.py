@@ -399,6 +399,16 @@ def test_runs_of_one_sensor_have_no_source_to_hold_out(three_runs: list[Path]) -
         plan_fit(three_runs, FitJob(block_m=1_600, holdout=Asked(kind="source")))
 
 
+def test_every_sensor_in_turn_is_a_source(three_runs: list[Path], tmp_path: Path) -> None:
+    runs = []
+    for number, run in enumerate(three_runs):
+        table = Embeddings.read(run)
+        table = replace(table, header=replace(table.header, sensor=f"sensor-{number}"))
+        runs.append(make_run(tmp_path / f"run-{number}", table))
+    facts = plan_fit(runs, FitJob(block_m=1_600, holdout=Asked(kind="source")))
+    assert facts["holdout"] == "every source in turn, 3" and len(facts["folds"]) == 3
+
+
 def test_places_in_turn_are_fitted_and_told(three_runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "p.safetensors"
     fitted = fit_runs(three_runs, FitJob(block_m=1_600, holdout=Asked(kind="place")), out=out)
