@@ -156,7 +156,7 @@ def run_map(
             statistics[f"{stem}:{band}"] = asdict(BandStatistics.of(layer))
     if not files:
         raise ReadError(
-            "no map can be made: no cell of the area lies in a valid chip ({read} of {planned} chips are); "
+            "no map can be made: no cell of the area lies in one of the {read} valid chips; "
             "choose other --dates or --bbox".format(**outcome.counts)
         )
     finish(
@@ -317,7 +317,7 @@ def _dense_facts(plan: Plan, compared: Agreement | None) -> dict[str, str]:
     """Return what only the page of a dense map says."""
     lattice = plan.zones[0][0]
     rows = {
-        "Patches": f"each the mean of up to {offsets_a_side(lattice) ** 2} chips, {lattice.cell_m:g} m apart, that see it; "
+        "Patches": f"each the mean of {offsets_a_side(lattice) ** 2} chips at most, {lattice.cell_m:g} m apart; "
         "shift_sd is the spread over them, which is no uncertainty of the difficulty",
         "Scores": "those of the probe are scores of single patches, of one offset",
     }
