@@ -287,7 +287,7 @@ def _dense_facts(plan: Plan, compared: Agreement | None) -> dict[str, str]:
     lattice = plan.zones[0][0]
     seen = offsets_a_side(lattice) ** 2
     rows = {
-        "Patches": f"each the mean of up to {seen} chips, {lattice.stride_px * lattice.gsd_m:g} m apart, that see it; "
+        "Patches": f"each the mean of up to {seen} chips, {lattice.cell_m:g} m apart, that see it; "
         "shift_sd is the spread over them, which is no uncertainty of the difficulty",
         "Scores": "those of the probe are scores of single patches, of one offset",
     }
