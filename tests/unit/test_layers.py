@@ -26,6 +26,7 @@ LAYERS = (
     "fitting run",
     "console describe pair_fit products",
     "options rank",
+    "probe_commands",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}
