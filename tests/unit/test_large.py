@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from geoelle import large
+from geoelle import fitting, large
 from geoelle.area import Addresses, Lattice
 from geoelle.complexity import feature_names
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import FormatError, HoldoutError, ProbeError, SpaceMismatch
 from geoelle.fitting import FitJob, Fitted, fit_runs, plan_fit
-from geoelle.held import Asked, Stand, holdout_for, with_measured_buffer
+from geoelle.held import Asked, Held, Stand, holdout_for, with_measured_buffer
 from geoelle.holdout import PlaceKFold, SpatialKFold, blocks_of
 from geoelle.probe import Probe
 from geoelle.ridge import RidgeProbeCV
@@ -219,6 +219,21 @@ def test_the_measured_buffer_leaves_enough_of_all_the_ground() -> None:
     assert held.buffer_m < both.buffer_m < alone.buffer_m
     for train, test in SpatialKFold(3, block_m=1_600, buffer_m=both.buffer_m).split(lonlat, groups=lonlat):
         assert 2 * len(train) >= len(lonlat) - len(test)
+
+
+def test_the_probe_is_held_out_with_the_measured_buffer(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Caught(Exception):
+        pass
+
+    def caught(found: large.Large, held: Held, **_: object) -> Probe:
+        raise Caught(held.cv.buffer_m, len(held.groups))
+
+    monkeypatch.setattr(fitting, "fit_large", caught)
+    job = replace(JOB, holdout=Asked())
+    rows = fitting._prepared([run], job)
+    with pytest.raises(Caught) as found:
+        fitting._fitted(rows, replace(fitting._held(job, rows), buffer_m=731.0), job)
+    assert found.value.args == (731.0, 1_144)
 
 
 @pytest.mark.parametrize(
