@@ -10,7 +10,7 @@ import numpy as np
 
 import nano_data
 from geoelle.chips import Chips
-from geoelle.embed import embed_chips, space_of
+from geoelle.embed import embed_chips, embed_patches, space_of
 from geoelle.embeddings import Embeddings
 from geoelle.models import Model, load_model
 from geoelle.models.nano import BANDS
@@ -46,18 +46,25 @@ def labelled(
     bands: tuple[str, ...] = BANDS,
     cap: int = CAP,
     cache: Path | None = None,
+    dense: bool = False,
 ) -> Labelled:
     """Embed every file of the sets named that has all of `bands`, restricted to them.
 
-    `cache` is a folder that keeps the table of each file; one of another space is made again.
+    `cache` is a folder that keeps the table of each file; one of another space is made again. With `dense` the rows are
+    patches, a few of each chip, as `geoelle embed --dense` draws them.
     """
     twins = {f"twin{seed}": load_model(model.card.name, "untrained", seed=seed) for seed in range(TWINS)}
     tables, labels = [], []
     for scene in scenes_of(imagery, sets, bands):
-        kept = None if cache is None else cache / f"{scene.place}-{Path(scene.path).stem}-{cap}.parquet"
-        table = _kept(kept, model, bands)
+        stem = f"{scene.place}-{Path(scene.path).stem}-{cap}" + "-patches" * dense
+        kept = None if cache is None else cache / f"{stem}.parquet"
+        table = _kept(kept, model, bands, dense)
         if table is None:
-            table = embed_chips(chips_of(scene, model, bands, cap), model, loss=True, twins=twins)
+            chips = chips_of(scene, model, bands, cap)
+            if dense:
+                table = embed_patches(chips, model, loss=True, twins=twins)[1]
+            else:
+                table = embed_chips(chips, model, loss=True, twins=twins)
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 table.write(kept)
@@ -65,7 +72,7 @@ def labelled(
         labels += [(scene.place, scene.source, scene.level)] * len(table)
     places, sources, levels = (np.array(column) for column in zip(*labels, strict=True))
     return Labelled(
-        sample=Sample.of([_one_sensor(t) for t in tables], sources=levels.tolist()),
+        sample=Sample.of(tables, sources=levels.tolist()),
         places_n=places,
         sources_n=sources,
         levels_n=levels,
@@ -89,13 +96,8 @@ def chips_of(scene: nano_data.Scene, model: Model, bands: tuple[str, ...], cap: 
     return chips
 
 
-def _kept(path: Path | None, model: Model, bands: tuple[str, ...]) -> Embeddings | None:
+def _kept(path: Path | None, model: Model, bands: tuple[str, ...], dense: bool) -> Embeddings | None:
     if path is None or not path.is_file():
         return None
     table = Embeddings.read(path)
-    return table if table.header.space == space_of(model, bands) else None
-
-
-def _one_sensor(table: Embeddings) -> Embeddings:
-    """Forget the level: tables of L1C and L2A are put side by side on purpose, and told apart by `sources`."""
-    return replace(table, header=replace(table.header, sensor="any"))
+    return table if table.header.space == space_of(model, bands, dense=dense) else None
