@@ -28,16 +28,16 @@ from geoelle.models import Model, load_model, nano
 from improve_fits import FOLDS, Fold, Labels, Recipe, blended, pixel_parts, place_folds, predict
 from improve_pools import Pools, inputs_of, pools_of
 from improve_proxy import proxy_rows
-from improve_rule import LEVEL, Predictions, Referee, Verdict, entries, holm, outcomes, survivors
+from improve_rule import LEVEL, OBJECTIVES, Predictions, Referee, Verdict, entries, holm, outcomes, survivors
 
 OUT = Path(__file__).parents[1] / "docs" / "improve.json"
 CAP = {"nano": 64, "galileo.nano": 64, "presto": 12}
 """Chips a file at most."""
 TEST = ("test",)
+STEPS = 2_000
 DEVELOPMENT = {"nano": ("fit",), "galileo.nano": ("pretrain", "fit"), "presto": ("pretrain", "fit")}
 KEPT = {"nano": "nano", "galileo.nano": "galileo-s2", "presto": "presto"}
 """Model -> its folder in the cache."""
-OBJECTIVES = ("pixel", "pixel-norm", "latent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +203,10 @@ def confirm(name: str, material: Material, keys: Sequence[Sequence[str]]) -> dic
 def objectives(imagery: Path, networks: Path, cache: Path | None) -> list[dict[str, object]]:
     """Score networks of nano's shape, each on its own loss, on the development places; confirm those that survive."""
     rows, sets = [], DEVELOPMENT["nano"]
-    there = [objective for objective in OBJECTIVES if (networks / objective / "nano.safetensors").is_file()]
-    for objective in there:
+    for objective in OBJECTIVES:
+        if steps_of(networks / objective) != STEPS:
+            click.echo(f"{objective} is left out: {networks / objective} holds no network of {STEPS:,} steps", err=True)
+            continue
         with _as_nano(networks / objective / "nano.safetensors") as model:
             kept = None if cache is None else cache / f"objective-{objective}"
             material = material_of(imagery, sets, model, kept, pooled=False)
@@ -227,6 +229,12 @@ def objectives(imagery: Path, networks: Path, cache: Path | None) -> list[dict[s
     for row, p in zip(alive, holm([row["confirmation"]["p_over_pixels"] for row in alive]), strict=True):
         row["outcome"] = "confirmed" if _above_its_nulls(row["confirmation"], p) else "not confirmed"
     return rows
+
+
+def steps_of(run: Path) -> int:
+    """Return the steps that a run of scripts/train_nano.py has made, whose weights are written as it goes; 0 for none."""
+    log = run / "log.jsonl"
+    return json.loads(log.read_text().splitlines()[-1])["step"] if log.is_file() else 0
 
 
 def _above_its_nulls(row: Mapping[str, object], p: float) -> bool:

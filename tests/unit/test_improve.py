@@ -350,3 +350,9 @@ def test_results_are_kept_model_by_model(tmp_path: Path, monkeypatch: pytest.Mon
     improve.keep(models={"nano": {"places": 3}}, objectives=[])
     found = improve.json.loads(improve.OUT.read_text())
     assert found == {"models": {"nano": {"places": 3}, "presto": {"places": 2}}, "objectives": []}
+
+
+def test_a_network_still_in_training_is_told_from_a_finished_one(tmp_path: Path):
+    assert improve.steps_of(tmp_path) == 0
+    (tmp_path / "log.jsonl").write_text('{"step": 500}\n{"step": 1000}\n')
+    assert improve.steps_of(tmp_path) == 1_000
