@@ -92,6 +92,11 @@ def transfer_section(found: Mapping[str, Labelled], imagery: Path, cache: Path |
     return "\n".join(lines)
 
 
+def verdict_of(section: str) -> str:
+    """Return the first sentence in bold of a section, with the rest of its line."""
+    return next(line for line in section.splitlines() if line.startswith("**Of "))
+
+
 def pairs_of(options: tuple[str, ...]) -> dict[str, Path]:
     """Return the folders of NAME=FOLDER."""
     found = dict(option.split("=", 1) for option in options if "=" in option)
@@ -133,6 +138,7 @@ def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None, thr
     absent = [case.title for case in CASES if case.key not in found]
     ranked = eval_places.order(list(scores.values()))
     short = [line for case, each in ranked for line in eval_places.short(case, each)]
+    short += [*improve_page.short(), verdict_of(useful), f"As a flag of bad data, {evaluate_flags.summary(flags)[0]}"]
     short += [line for case, each in trusts.values() for line in eval_trust.short(case, each)]
     short += [*demo[1], *gap[1]]
     short += [f"Left out for want of weights: {', '.join(absent)}."] if absent else []

@@ -30,6 +30,12 @@ def section(found: Json | None = None) -> str:
     return "\n".join(lines)
 
 
+def short(found: Json | None = None) -> list[str]:
+    """Return a sentence a model on what came of its candidates."""
+    found = json.loads(FOUND.read_text()) if found is None else found
+    return [f"What could make it better, {name}: {_told(name, result)}" for name, result in found["models"].items()]
+
+
 def proxy_section(found: Json | None = None) -> str:
     """Return the table of patch-token variance, the target that is often fitted in place of a loss."""
     found = json.loads(FOUND.read_text()) if found is None else found
