@@ -4,6 +4,9 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH_INDEX ?=
 OUT ?= out
+DEMO := --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo
+WEST := --bbox -75.71,37.60,-75.62,37.75 --dates 2015/2018 --catalog demo
+CORNER := --bbox -75.64,37.63,-75.58,37.68 --dates 2015/2018 --catalog demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.ready-test
@@ -21,8 +24,14 @@ $(TESTABLE): $(READY)
 	$(PIP) --editable ".[test,dask]"
 	touch $@
 
-demo: $(READY)  ## Map the embedded scene of the Virginia coast.
-	$(BIN)/geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo -o $(OUT) --overwrite
+demo: $(READY)  ## Map the embedded scene of the Virginia coast; then fit a probe there, map patches, rank chips.
+	$(BIN)/geoelle map $(DEMO) -o $(OUT) --overwrite
+	$(BIN)/geoelle embed $(WEST) --stride 32 --loss -o $(OUT)/run --overwrite
+	$(BIN)/geoelle fit $(OUT)/run --for -75.71,37.60,-75.53,37.75 --block 2km -o $(OUT)/probe.safetensors \
+		--report $(OUT)/fit --overwrite
+	$(BIN)/geoelle map $(CORNER) --dense -o $(OUT)/dense --overwrite
+	$(BIN)/geoelle rank $(OUT)/run --probe $(OUT)/probe.safetensors --above 95 -o $(OUT)/rank --overwrite
+	@echo "Open $(OUT)/report.html, $(OUT)/fit/report.html, $(OUT)/dense/report.html and $(OUT)/rank/gallery.html"
 
 test: $(TESTABLE)  ## Run every test; needs no network.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

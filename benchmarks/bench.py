@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import encoding
+import fitting
 import memory
 import rasterio
 import reading
@@ -23,7 +24,7 @@ import writing
 from timing import Section
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-PARTS = (reading, encoding, scoring, memory, writing)
+PARTS = (reading, encoding, fitting, scoring, memory, writing)
 LIBRARIES = ("geoelle", "numpy", "torch", "rasterio", "odc-stac", "scikit-learn", "xarray")
 
 
@@ -32,7 +33,7 @@ LIBRARIES = ("geoelle", "numpy", "torch", "rasterio", "odc-stac", "scikit-learn"
 @click.option("--repeats", type=click.IntRange(1), help="Default: 7, of whole maps 3.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: docs/benchmarks.md, with --quick none.")
 def main(quick: bool, repeats: int | None, out: Path | None) -> None:
-    """Measure reading, embedding, scoring, memory and writing; print the tables and write the page."""
+    """Measure reading, embedding, fitting, scoring, memory and writing; print the tables and write the page."""
     warnings.simplefilter("ignore")
     logging.getLogger("rasterio").setLevel(logging.ERROR)
     before = os.getloadavg()[0]

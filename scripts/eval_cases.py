@@ -28,13 +28,15 @@ class Case:
     bands: tuple[str, ...]
     sets: tuple[str, ...]
     note: str
+    cap: int = CAP
+    dense: bool = False
 
     def load(self, weights: Path | None) -> Model:
         return load_model(self.model) if weights is None else load_model(self.model, str(weights))
 
     def gather(self, imagery: Path, weights: Path | None, cache: Path | None) -> Labelled:
         folder = None if cache is None else cache / self.key
-        return nano_samples.labelled(imagery, self.sets, self.load(weights), self.bands, CAP, folder)
+        return nano_samples.labelled(imagery, self.sets, self.load(weights), self.bands, self.cap, folder, dense=self.dense)
 
 
 EVERY = ("pretrain", "fit", "test")
@@ -47,6 +49,15 @@ CASES = (
         bands=BANDS,
         sets=("fit", "test"),
         note="The `fit` and `test` places of docs/nano-data.json; nano was pretrained on neither.",
+    ),
+    Case(
+        key="nano-patches",
+        title="nano, patches (--dense)",
+        model="nano",
+        bands=BANDS,
+        sets=("fit", "test"),
+        note="The same places, four patches of each chip: a row is a patch, its vector a token that saw its neighbours.",
+        dense=True,
     ),
     Case(
         key="galileo-s2",
@@ -70,7 +81,9 @@ CASES = (
         model="presto",
         bands=BANDS,
         sets=EVERY,
-        note="Published weights; every 10-band place, one frame where Presto was trained on twelve. " + UNDATED,
+        note="Published weights; every 10-band place, one frame where Presto was trained on twelve, at most 12 chips a "
+        f"file (every pixel is a series: slow without a GPU). {UNDATED}",
+        cap=12,
     ),
 )
 
@@ -80,7 +93,7 @@ def joined(*parts: Labelled) -> Labelled:
     tables = tuple(table for part in parts for table in part.tables)
     levels = np.concatenate([part.levels_n for part in parts])
     return Labelled(
-        sample=Sample.of([nano_samples.one_sensor(t) for t in tables], sources=levels.tolist()),
+        sample=Sample.of(tables, sources=levels.tolist()),
         tables=tables,
         levels_n=levels,
         places_n=np.concatenate([part.places_n for part in parts]),

@@ -17,16 +17,21 @@ import click
 import numpy as np
 import torch
 
+import downstream
 import eval_demo
 import eval_nano
 import eval_places
 import eval_transfer
+import eval_trust
+import evaluate_flags
+import improve_page
 import nano_samples
 from eval_cases import CAP, CASES, Case, rows_of
 from geoelle.models import load_model
 from geoelle.models.nano import BANDS
 from geoelle.products import shipped_probe
 from geoelle.scores import Scores
+from geoelle.trust import Trust
 from nano_samples import Labelled
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -104,31 +109,46 @@ def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None, thr
     torch.set_num_threads(threads)
     folders = pairs_of(weights)
     model = load_model("nano")
-    demo = eval_demo.demo_section(model, shipped_probe(model, BANDS))
+    probe = shipped_probe(model, BANDS)
+    demo = eval_demo.demo_section(model, probe)
     if imagery is None:
         click.echo(demo[0])
         return
     found: dict[str, Labelled] = {}
     scores: dict[str, tuple[Case, Scores]] = {}
+    trusts: dict[str, tuple[Case, Trust]] = {}
     for case in CASES:
         if case.model != "nano" and case.model not in folders:
             click.echo(f"{case.title}: no --weights {case.model}=FOLDER, left out", err=True)
             continue
         found[case.key] = case.gather(imagery, folders.get(case.model), cache)
         scores[case.key] = (case, eval_places.score(found[case.key]))
+        trusts[case.key] = (case, eval_trust.trust_of(found[case.key]))
         click.echo(f"{case.title}: {scores[case.key][1].table().sentence()}", err=True)
+    bench = evaluate_flags.make_bench(model)
+    flags = evaluate_flags.measure(bench, model, probe)
+    galileo = {name: str(folder) for name, folder in folders.items() if name == "galileo.nano"}
+    useful = downstream.section(imagery, galileo, cache and cache / "downstream")
+    gap = eval_nano.gap_section(imagery, model)
     absent = [case.title for case in CASES if case.key not in found]
     ranked = eval_places.order(list(scores.values()))
-    short = [*(line for case, each in ranked for line in eval_places.short(case, each)), *demo[1]]
+    short = [line for case, each in ranked for line in eval_places.short(case, each)]
+    short += [line for case, each in trusts.values() for line in eval_trust.short(case, each)]
+    short += [*demo[1], *gap[1]]
+    short += [f"Left out for want of weights: {', '.join(absent)}."] if absent else []
     sections = [
-        "## In short", "", *(f"- {line}" for line in short), *([f"- Left out for want of weights: {', '.join(absent)}."] if absent else []),
-        "", "## Places held out", "", eval_places.matrix(scores),
-        *(eval_places.section(case, each) for case, each in scores.values()),
+        "## In short", "", *(f"- {line}" for line in short), "",
+        "## Places held out", "", eval_places.matrix(scores), eval_trust.section(trusts),
         transfer_section(found, imagery, cache),
-        *eval_nano.gap_section(imagery, model)[:1], demo[0], eval_nano.objectives_section(),
+        improve_page.section(), improve_page.proxy_section(), useful, evaluate_flags.section(flags, bench),
+        demo[0], gap[0], eval_nano.objectives_section(),
+        "## Every table", "", *(eval_places.section(case, each) for case, each in scores.values()),
     ]  # fmt: skip
     (DOCS / "evaluation.md").write_text("\n".join([HEAD, *sections]))
-    tables = {key: {"title": case.title, **each.to_dict()} for key, (case, each) in scores.items()}
+    tables = {
+        key: {"title": case.title, "scores": each.to_dict(), "trust": dict(trusts[key][1].probe.trust)}
+        for key, (case, each) in scores.items()
+    }
     (DOCS / "evaluation.json").write_text(json.dumps(tables, indent=1) + "\n")
     click.echo((DOCS / "evaluation.md").read_text())
 

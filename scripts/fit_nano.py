@@ -1,4 +1,4 @@
-"""Fit the probes that ship with nano, one a band set, on the `fit` places of docs/nano-data.json.
+"""Fit the probes that ship with nano, one a band set and one of patches, on the `fit` places of docs/nano-data.json.
 
     python scripts/fit_nano.py IMAGERY_FOLDER
 
@@ -19,6 +19,7 @@ from geoelle.holdout import PlaceKFold
 from geoelle.models import load_model
 from geoelle.nulls import evaluate
 from geoelle.probe import fit_probe
+from geoelle.trust import fit_trust
 from nano_samples import BAND_SETS, labelled
 
 FOLDS = 5
@@ -31,28 +32,34 @@ OUT = Path(__file__).parents[1] / "src" / "geoelle" / "weights"
 def main(imagery: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     model = load_model("nano")
-    for name, bands in BAND_SETS.items():
-        found = labelled(imagery, ("fit",), model, bands)
+    for name, bands in (*BAND_SETS.items(), ("dense-10", BAND_SETS["10"])):
+        dense = name.startswith("dense")
+        found = labelled(imagery, ("fit",), model, bands, dense=dense)
         sample, cv = found.sample, PlaceKFold(FOLDS)
         scores = evaluate(sample, cv=cv, groups=found.places_n)
         probe = fit_probe(
-            sample.vectors_nd, sample.loss_n, groups=found.places_n, space=space_of(model, bands), scale="log", cv=cv,
+            sample.vectors_nd, sample.loss_n, groups=found.places_n, space=space_of(model, bands, dense=dense), scale="log",
+            cv=cv,
             features=(sample.features_nf, sample.feature_names),
         )  # fmt: skip
+        trust = fit_trust(
+            probe, sample.vectors_nd, sample.loss_n, cv=cv, groups=found.places_n, halves_n2=sample.loss_rel_n2
+        )
         table = scores.table()
         probe = replace(
-            probe,
+            trust.probe,
             scores=scores.to_dict(),
             folds={"kind": repr(cv), "places": sorted(set(found.places_n.tolist())), "n": FOLDS},
             versions={"geoelle": version("geoelle"), "scikit-learn": version("scikit-learn")},
             data={
-                "card": "docs/nano-data.json", "set": "fit", "chips": len(sample.loss_n), "unit": model.card.unit,
+                "card": "docs/nano-data.json", "set": "fit", "unit": model.card.unit,
+                "patches" if dense else "chips": len(sample.loss_n),
                 "credit": "contains modified Copernicus Sentinel data 2015-2023",
             },
             licence="CC-BY-4.0",
         )  # fmt: skip
         path = probe.save(OUT / f"nano-probe-{name}.safetensors", overwrite=True)
-        click.echo(f"{path.name}: {table.sentence()}")
+        click.echo(f"{path.name}: {table.sentence()} {' '.join(trust.lines)}")
 
 
 if __name__ == "__main__":

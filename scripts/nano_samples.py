@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 import nano_data
 from geoelle.chips import Chips
-from geoelle.embed import embed_chips, space_of
+from geoelle.embed import embed_chips, embed_patches, space_of
 from geoelle.embeddings import Embeddings
 from geoelle.models import Model, load_model
 from geoelle.models.nano import BANDS
@@ -45,29 +46,33 @@ def labelled(
     bands: tuple[str, ...] = BANDS,
     cap: int = CAP,
     cache: Path | None = None,
+    dense: bool = False,
 ) -> Labelled:
     """Embed every file of the sets named that has all of `bands`, restricted to them.
 
-    `cache` is a folder that keeps the table of each file; one of another space is made again.
+    `cache` is a folder that keeps the table of each file; one of another space is made again. With `dense` the rows are
+    patches, a few of each chip, as `geoelle embed --dense` draws them.
     """
     twins = {f"twin{seed}": load_model(model.card.name, "untrained", seed=seed) for seed in range(TWINS)}
     tables, labels = [], []
-    for name in sets:
-        for scene in nano_data.load(imagery, name):
-            if not set(bands) <= set(scene.bands) or (name != "radar" and scene.bands != BANDS):
-                continue
-            kept = None if cache is None else cache / f"{scene.place}-{Path(scene.path).stem}-{cap}.parquet"
-            table = _kept(kept, model, bands)
-            if table is None:
-                table = embed_chips(_chips(scene, model, bands, cap), model, loss=True, twins=twins)
-                if kept is not None:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    table.write(kept)
-            tables.append(table)
-            labels += [(scene.place, scene.source, scene.level)] * len(table)
+    for scene in scenes_of(imagery, sets, bands):
+        stem = f"{scene.place}-{Path(scene.path).stem}-{cap}" + "-patches" * dense
+        kept = None if cache is None else cache / f"{stem}.parquet"
+        table = _kept(kept, model, bands, dense)
+        if table is None:
+            chips = chips_of(scene, model, bands, cap)
+            if dense:
+                table = embed_patches(chips, model, loss=True, twins=twins)[1]
+            else:
+                table = embed_chips(chips, model, loss=True, twins=twins)
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                table.write(kept)
+        tables.append(table)
+        labels += [(scene.place, scene.source, scene.level)] * len(table)
     places, sources, levels = (np.array(column) for column in zip(*labels, strict=True))
     return Labelled(
-        sample=Sample.of([one_sensor(t) for t in tables], sources=levels.tolist()),
+        sample=Sample.of(tables, sources=levels.tolist()),
         places_n=places,
         sources_n=sources,
         levels_n=levels,
@@ -75,20 +80,24 @@ def labelled(
     )
 
 
-def _chips(scene: nano_data.Scene, model: Model, bands: tuple[str, ...], cap: int) -> Chips:
+def scenes_of(imagery: Path, sets: tuple[str, ...], bands: tuple[str, ...]) -> Iterator[nano_data.Scene]:
+    """Yield the files of the sets that have these bands, in the order of the rows of `labelled`."""
+    for name in sets:
+        for scene in nano_data.load(imagery, name):
+            if set(bands) <= set(scene.bands) and (name == "radar" or scene.bands == BANDS):
+                yield scene
+
+
+def chips_of(scene: nano_data.Scene, model: Model, bands: tuple[str, ...], cap: int) -> Chips:
+    """Return the chips of a file that `labelled` embeds, in its order."""
     chips = scene.addressed(cap=cap, size=model.card.chip_px).select_bands(bands)
     if "time" in model.card.needs and np.isnat(scene.date):
         return replace(chips, times_bt=np.full_like(chips.times_bt, UNKNOWN))
     return chips
 
 
-def _kept(path: Path | None, model: Model, bands: tuple[str, ...]) -> Embeddings | None:
+def _kept(path: Path | None, model: Model, bands: tuple[str, ...], dense: bool) -> Embeddings | None:
     if path is None or not path.is_file():
         return None
     table = Embeddings.read(path)
-    return table if table.header.space == space_of(model, bands) else None
-
-
-def one_sensor(table: Embeddings) -> Embeddings:
-    """Forget the level: tables of L1C and L2A are put side by side on purpose, and told apart by `sources`."""
-    return replace(table, header=replace(table.header, sensor="any"))
+    return table if table.header.space == space_of(model, bands, dense=dense) else None

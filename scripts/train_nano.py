@@ -3,7 +3,8 @@
     python scripts/train_nano.py IMAGERY_FOLDER --objective latent --steps 20000 -o runs/latent
 
 Stop it at any time and start it again with the same arguments: it goes on from the last checkpoint. Prints the loss on
-training places and on places never trained on (the `fit` set), which is the generalisation gap of the docs.
+training places and on places never trained on (the `fit` set), which is the generalisation gap of the docs, and keeps both
+in log.jsonl with the percentiles of the held-out chips, which scripts/plot_training.py draws.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from geoelle.models.nano import BANDS, NanoConfig, NanoNet
 
 SUBSETS = (("blue", "green", "red", "nir"), ("blue", "green", "red", "nir", "nir08", "swir16"))
 FULL_SHARE, DROP_SHARE = 0.75, 0.35
+PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 
 class Crops:
@@ -77,10 +79,10 @@ def band_statistics(scenes: list[nano_data.Scene]) -> tuple[torch.Tensor, torch.
 
 
 @torch.inference_mode()
-def evaluate(net: NanoNet, scenes: list[nano_data.Scene]) -> float:
-    """Return the mean over places of the loss under fixed masks, all bands."""
+def chip_losses(net: NanoNet, scenes: list[nano_data.Scene]) -> dict[str, list[np.ndarray]]:
+    """Return the loss of every chip under fixed masks, all bands: an array (n,) a file, by place."""
     bands = torch.arange(len(BANDS))
-    patches, means = net.config.grid**2, {}
+    patches, losses = net.config.grid**2, {}
     hidden = masks.hidden_count(patches, net.config.mask_ratio)
     for scene in scenes:
         if scene.bands != BANDS:
@@ -88,8 +90,18 @@ def evaluate(net: NanoNet, scenes: list[nano_data.Scene]) -> float:
         chips, where = scene.chips(net.config.chip_px, 64)
         order = masks.permutations(masks.seeds_of([f"{scene.path}/{r}/{c}" for r, c in where]), patches)
         errors = net.errors(net.patchify(torch.from_numpy(chips), bands), bands, torch.from_numpy(order), hidden)
-        means.setdefault(scene.place, []).append(errors.mean().item())
-    return float(np.mean([np.mean(v) for v in means.values()]))
+        losses.setdefault(scene.place, []).append(errors.mean(1).numpy())
+    return losses
+
+
+def mean_of_places(losses: dict[str, list[np.ndarray]]) -> float:
+    return float(np.mean([np.mean([file.mean() for file in files]) for files in losses.values()]))
+
+
+def percentiles(losses: dict[str, list[np.ndarray]]) -> dict[str, float]:
+    """Return how the losses of all chips are distributed, every chip weighing the same."""
+    every = np.concatenate([file for files in losses.values() for file in files])
+    return {str(p): float(v) for p, v in zip(PERCENTILES, np.percentile(every, PERCENTILES), strict=True)}
 
 
 def save(path: Path, net: NanoNet, extra: dict[str, torch.Tensor], meta: dict[str, str]) -> None:
@@ -176,11 +188,13 @@ def main(
             smooth = NanoNet(net.config)
             smooth.load_state_dict({**net.state_dict(), **average})
             smooth.to("cpu")
+            held_out = chip_losses(smooth, held)
             row = {
                 "step": step,
                 "train_batches": float(np.mean(running)),
-                "train_places": evaluate(smooth, train),
-                "held_out_places": evaluate(smooth, held),
+                "train_places": mean_of_places(chip_losses(smooth, train)),
+                "held_out_places": mean_of_places(held_out),
+                "held_out_loss_percentiles": percentiles(held_out),
                 "seconds": round(time.time() - began, 1),
             }
             running.clear()

@@ -23,6 +23,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import ODCExtensionDa, xr_coords
 
 from geoelle.area import Addresses, Lattice
+from geoelle.bands import Bands
 from geoelle.chips import Chips
 from geoelle.embed import embed_chips, space_of
 from geoelle.embeddings import Embeddings
@@ -30,13 +31,12 @@ from geoelle.errors import InputMismatch, ProbeError
 from geoelle.models import Card, Model, load_model
 from geoelle.plan import chips_at_once, part_side
 from geoelle.probe import Probe
-from geoelle.products import layers, shipped_probe
+from geoelle.products import shipped_probe
 from geoelle.raster import paint
 from geoelle.read import cut
 
-__all__ = ["BANDS", "Elle"]
+__all__ = ["Elle"]
 
-BANDS = ("difficulty", "complexity", "excess")
 LIKELY = 100.0
 """Neither reflectance nor decibels are typically larger: such numbers were never scaled."""
 OFF_PX = 1e-3
@@ -77,7 +77,9 @@ class Elle:
     def difficulty(
         self, probe: Probe | str | Path | None = None, model: str | Model = "nano", stride_px: int | None = None
     ) -> xr.DataArray:
-        """Return bands difficulty, complexity and excess, float32, one pixel a cell; lazy where the array is.
+        """Return difficulty, complexity and excess, float32, one pixel a cell; lazy where the array is.
+
+        A probe with a spread adds lower and upper, one with a reach applicable and dissimilarity.
 
         `probe` defaults to the one that ships for the model and these bands. A lazy result reads the pixels under a
         block of the lattice (64 x 64 cells for nano) when that block is computed, and holds exactly the numbers of an
@@ -309,8 +311,13 @@ def _embedded(pixels_tcyx: Any, labels: _Labels, chosen: Addresses, model: Model
 
 def _scores(pixels_tcyx: Any, labels: _Labels, chosen: Addresses, model: Model, probe: Probe) -> np.ndarray:
     """Return float32 (band, y, x) of one block."""
-    values = layers(_embedded(pixels_tcyx, labels, chosen, model, False), probe)
-    return paint(chosen, {name: values[name] for name in BANDS}).values
+    values = Bands(probe=probe).values(_embedded(pixels_tcyx, labels, chosen, model, False))
+    return paint(chosen, {name: values[name] for name in _names(probe)}).values
+
+
+def _names(probe: Probe) -> tuple[str, ...]:
+    """Return the bands of a map of the probe but the date, which the array itself may carry."""
+    return tuple(name for name in Bands(probe=probe).names if name != "date")
 
 
 def _lazy(grid: _Grid, model: Model, probe: Probe) -> Any:
@@ -318,11 +325,12 @@ def _lazy(grid: _Grid, model: Model, probe: Probe) -> Any:
     import dask
     import dask.array as da
 
+    count = len(_names(probe))
     model, probe = (dask.delayed(value, traverse=False) for value in (model, probe))
     score = dask.delayed(_scores, pure=False)
 
     def block(chosen: Addresses) -> Any:
-        shape = (len(BANDS), *chosen.lattice.raster_geobox(chosen.rows, chosen.cols).shape)
+        shape = (count, *chosen.lattice.raster_geobox(chosen.rows, chosen.cols).shape)
         return da.from_delayed(score(grid.under(chosen), grid.labels, chosen, model, probe), shape, np.float32)
 
     return da.block([[block(chosen) for chosen in line] for line in grid.blocks()])
@@ -331,6 +339,7 @@ def _lazy(grid: _Grid, model: Model, probe: Probe) -> Any:
 def _raster(values: Any, addresses: Addresses, card: Card, probe: Probe) -> xr.DataArray:
     """Wrap cells of all bands; the texts are those that `rio.to_raster` writes into the file."""
     box = addresses.lattice.raster_geobox(addresses.rows, addresses.cols)
-    out = xr.DataArray(values, {"band": list(BANDS), **xr_coords(box)}, ("band", "y", "x"), name="elle")
+    out = xr.DataArray(values, {"band": list(_names(probe)), **xr_coords(box)}, ("band", "y", "x"), name="elle")
     out.encoding |= {"grid_mapping": "spatial_ref", "_FillValue": np.float32("nan")}
-    return out.assign_attrs(long_name=BANDS, unit=str(probe.data.get("unit", "")), reading=card.reading)
+    bands = Bands(probe=probe)
+    return out.assign_attrs(bands.tags(), long_name=_names(probe), unit=bands.unit, reading=card.reading)

@@ -5,7 +5,7 @@ scored by one `Bootstrap` see the same draws, so that their differences are pair
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ __all__ = ["METRICS", "Bootstrap", "Draws", "Interval", "Metrics", "Reliability"
 METRICS = ("r", "r2", "spearman", "within")
 MIN_WITHIN = 8  # chips a place needs for a correlation of its own
 
+_ROUNDING = 1e-12
 _CELLS = 2_000_000  # draws x chips ranked at a time
 
 Verdict = Literal["beats", "ties with", "loses to", ""]
@@ -41,10 +42,17 @@ class Interval:
 
     @property
     def verdict(self) -> Verdict:
-        """Say what a difference means: "beats" where it is above 0, "loses to" below, else "ties with"."""
+        """Say what a difference means: "beats" where it is above 0, "loses to" below, else "ties with".
+
+        Above and below by more than rounding: equal predictors differ in the last digits.
+        """
         if not np.isfinite(self.value):
             return ""
-        return "beats" if self.low > 0 else "loses to" if self.high < 0 else "ties with"
+        return "beats" if self.low > _ROUNDING else "loses to" if self.high < -_ROUNDING else "ties with"
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return plain JSON data, NaN as None."""
+        return {name: value if np.isfinite(value) else None for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.value) else "-"
@@ -109,13 +117,21 @@ class Bootstrap:
         return Draws(
             r=self.r(y_n, p_n),
             r2=self._r2(y_n, p_n),
-            spearman=self._spearman(y_n, p_n),
+            spearman=self.spearman(y_n, p_n),
             within=self._within(y_n, p_n),
         )
 
     def r(self, a_n: np.ndarray, b_n: np.ndarray) -> np.ndarray:
         """Return Pearson's r in every draw, NaN where one side is constant."""
         return _pearson(self.counts_dp @ self._moments(a_n, b_n))
+
+    def mean(self, values_n: np.ndarray, weight_n: np.ndarray | None = None) -> np.ndarray:
+        """Return the mean in every draw, weighted by `weight_n` >= 0; NaN where nothing that weighs is drawn."""
+        values_n = np.asarray(values_n, np.float64)
+        weight_n = np.ones_like(values_n) if weight_n is None else np.asarray(weight_n, np.float64)
+        weight_d, sum_d = (self.counts_dp @ self._sums(weight_n, weight_n * values_n)).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return sum_d / weight_d
 
     def partial_r(self, y_n: np.ndarray, a_n: np.ndarray, given_n: np.ndarray) -> np.ndarray:
         """Return the correlation of y and a in every draw, after `given_n` is regressed out of both."""
@@ -144,8 +160,8 @@ class Bootstrap:
         with np.errstate(divide="ignore", invalid="ignore"):
             return weight_dp @ r_p[enough_p] / weight_dp.sum(1)
 
-    def _spearman(self, y_n: np.ndarray, p_n: np.ndarray) -> np.ndarray:
-        """Rank anew in every draw: a chip drawn twice takes two ranks."""
+    def spearman(self, y_n: np.ndarray, p_n: np.ndarray) -> np.ndarray:
+        """Return Spearman's r in every draw, ranked anew: a chip drawn twice takes two ranks."""
         ranks_y, ranks_p = _Ranks(y_n), _Ranks(p_n)
         step = max(1, _CELLS // len(y_n))
         out = []

@@ -18,6 +18,7 @@ import click
 from geoelle import console
 from geoelle.errors import GeoelleError
 from geoelle.options import area_options, job_of, json_option, model_options, output_options
+from geoelle.probe_commands import fit, rank, score
 
 __all__ = ["main"]
 
@@ -211,8 +212,11 @@ def search(as_json: bool, **options: Any) -> None:
 @click.option(
     "--twins", default=None, type=int, help="Untrained twins to embed beside. Default: 3 with --loss, else 0."
 )
+@click.option(
+    "--dense", is_flag=True, help="Also keep a few patches of each chip, for geoelle fit --dense (with --loss)."
+)
 @output_options
-def embed(loss: bool, twins: int | None, **options: Any) -> None:
+def embed(loss: bool, twins: int | None, dense: bool, **options: Any) -> None:
     """Embed every chip of an area; with --loss, ready for geoelle fit.
 
     \b
@@ -222,7 +226,7 @@ def embed(loss: bool, twins: int | None, **options: Any) -> None:
     from geoelle.plan import make_plan
     from geoelle.run import finish, run_embed
 
-    plan = make_plan(job_of(options, loss=loss, twins=(3 if loss else 0) if twins is None else twins))
+    plan = make_plan(job_of(options, loss=loss, dense=dense, twins=(3 if loss else 0) if twins is None else twins))
     if not _go_on(plan, options):
         return
     with console.progress(options["as_json"]) as report:
@@ -235,92 +239,39 @@ def embed(loss: bool, twins: int | None, **options: Any) -> None:
 @area_options
 @model_options
 @click.option("--probe", type=click.Path(path_type=Path), help="Default: the probe that ships with the model.")
+@click.option("--expected", is_flag=True, help="Write difficulty as the mean loss, not the typical (median) one.")
+@click.option(
+    "--dense",
+    is_flag=True,
+    help="One cell a patch, averaged over chips half a chip apart, or --stride. Needs its own probe.",
+)
 @output_options
-def map_(probe: Path | None, **options: Any) -> None:
+def map_(probe: Path | None, expected: bool, dense: bool, **options: Any) -> None:
     """Write a difficulty map: COG, Zarr, QGIS style, STAC item, picture and report.
 
     \b
     Example:
       geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo -o out/
+      geoelle map --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo --dense -o dense/
     """
     from geoelle.plan import make_plan
     from geoelle.products import probe_for, run_map
 
-    plan = make_plan(job_of(options), cells_for_map=True)
+    plan = make_plan(job_of(options, dense=dense), cells_for_map=True)
     used = probe_for(plan, probe)
+    if expected:
+        used.check_expected()
     if not _go_on(plan, options):
         return
     with console.progress(options["as_json"]) as report:
-        product = run_map(plan, used, options["out"], overwrite=options["overwrite"], progress=report)
+        product = run_map(
+            plan, used, options["out"], expected=expected, overwrite=options["overwrite"], progress=report
+        )
     _tell(options, product.to_dict())
 
 
-@cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--block", default="10km", show_default=True, help="Side of the blocks of ground that folds are made of.")
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
-@click.option(
-    "--scale",
-    type=click.Choice(["log", "raw"]),
-    default="log",
-    show_default=True,
-    help="Fit the loss or its logarithm.",
-)
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("probe.safetensors"), show_default=True)
-@click.option("--overwrite", is_flag=True)
-@click.option("--dry-run", is_flag=True, help="Print chips, blocks and folds; fit nothing.")
-@json_option
-def fit(
-    runs: tuple[Path, ...], block: str, folds: int, scale: str, out: Path, overwrite: bool, dry_run: bool, as_json: bool
-) -> None:
-    """Fit a probe on runs that hold a loss; print its score on held-out ground beside every null.
-
-    \b
-    Example:
-      geoelle fit run/ --block 4km --folds 5 -o probe.safetensors
-    """
-    from geoelle.fitting import block_metres, fit_runs, plan_fit
-
-    if dry_run:
-        _show(plan_fit(runs, block_m=block_metres(block), folds=folds), as_json)
-        return
-    fitted = fit_runs(runs, block_m=block_metres(block), folds=folds, scale=scale, out=out, overwrite=overwrite)
-    if as_json:
-        console.print_json(fitted.to_dict())
-        return
-    console.talk(fitted.table)
-    click.echo(out)
-
-
-@cli.command()
-@click.argument("embeddings", type=click.Path(path_type=Path))
-@click.option("--probe", type=click.Path(path_type=Path), required=True)
-@click.option("--column", help="Column or array that holds the vectors. Default: the only one.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="GeoParquet to write.")
-@click.option("--overwrite", is_flag=True)
-@click.option("--dry-run", is_flag=True, help="Check vectors and probe against each other; write nothing.")
-@json_option
-def score(
-    embeddings: Path, probe: Path, column: str | None, out: Path, overwrite: bool, dry_run: bool, as_json: bool
-) -> None:
-    """Score vectors that exist already (GeoParquet, Parquet, Zarr or a run); no imagery needed.
-
-    \b
-    Example:
-      geoelle score run/ --probe probe.safetensors -o scored.parquet
-    """
-    from geoelle.fitting import plan_score, score_file
-
-    if dry_run:
-        _show(plan_score(embeddings, probe, column=column), as_json)
-        return
-    summary = score_file(embeddings, probe, out, column=column, overwrite=overwrite)
-    if as_json:
-        console.print_json(summary)
-        return
-    spread = "difficulty {p5:.4g} to {p95:.4g} (5th to 95th percentile)" if summary["valid"] else "none valid"
-    console.talk(("{rows} rows, " + spread).format(**summary))
-    click.echo(out)
+for command in (fit, score, rank):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -335,17 +286,7 @@ def info(path: Path, as_json: bool) -> None:
     """
     from geoelle.describe import describe
 
-    _show(describe(path), as_json)
-
-
-def _show(facts: dict[str, Any], as_json: bool) -> None:
-    """Print facts as JSON, or as a table of two columns with lists as text."""
-    if as_json:
-        console.print_json(facts)
-        return
-    console.print_table(
-        ["what", "value"], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in facts.items()]
-    )
+    console.show(describe(path), as_json)
 
 
 def _go_on(plan: Any, options: dict[str, Any]) -> bool:
@@ -354,7 +295,7 @@ def _go_on(plan: Any, options: dict[str, Any]) -> bool:
 
     facts = plan.to_dict()
     if options["dry_run"]:
-        _show(facts, options["as_json"])
+        console.show(facts, options["as_json"])
         return False
     console.talk(
         f"{len(facts['looks'])} date(s) of {facts['sensor']}, {facts['cells']} cells of {facts['cell_m']:g} m, about "

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from geoelle.run import Progress as Report
 
-__all__ = ["human_bytes", "print_json", "print_table", "progress", "talk"]
+__all__ = ["human_bytes", "print_json", "print_table", "progress", "show", "talk"]
 
 
 def talk(text: str) -> None:
@@ -37,6 +37,16 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for row in rows:
         table.add_row(*(str(v) for v in row))
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def show(facts: dict[str, Any], as_json: bool) -> None:
+    """Print facts as JSON, or as a table of two columns with lists as text."""
+    if as_json:
+        print_json(facts)
+        return
+    print_table(
+        ["what", "value"], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in facts.items()]
+    )
 
 
 @contextmanager

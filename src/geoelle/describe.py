@@ -10,6 +10,7 @@ import rasterio
 import zarr
 from rasterio.windows import Window
 
+from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
 from geoelle.errors import FormatError
 from geoelle.files import sha256
@@ -32,7 +33,7 @@ def describe(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return _probe(path)
     if path.suffix == ".parquet":
-        return _embeddings(path)
+        return _patch_scores(path) if PatchScores.in_file(path) else _embeddings(path)
     if path.suffix in (".tif", ".tiff"):
         return _cog(path)
     if (path / "zarr.json").is_file():
@@ -84,7 +85,11 @@ def _probe(path: Path) -> dict[str, Any]:
         "alpha": probe.embedding.alpha,
         **{f"space {k}": v for k, v in probe.space.items()},
         "licence": probe.licence,
+        "intervals": "no" if probe.spread is None else f"{100 * (1 - probe.spread.alpha):g}%",
+        "smearing": probe.smearing,
+        "reference points": 0 if probe.reach is None else len(probe.reach.counts_m),
         "scores": dict(probe.scores),
+        "trust": dict(probe.trust),
         "folds": dict(probe.folds),
         "data": dict(probe.data),
     }
@@ -104,6 +109,19 @@ def _embeddings(path: Path) -> dict[str, Any]:
         "bands": list(table.header.bands),
         "space_id": table.header.space_id,
         **{f"space {k}": v for k, v in table.header.space.items()},
+    }
+
+
+def _patch_scores(path: Path) -> dict[str, Any]:
+    scores = PatchScores.read(path)
+    return {
+        "kind": "scores of patches",
+        "verified": "checksums of all pages match",
+        "rows": len(scores),
+        "valid": int(np.isfinite(scores.mean_n).sum()),
+        "offsets": scores.by_offset_nk.shape[1],
+        "probe": scores.probe,
+        **{f"space {k}": v for k, v in scores.space.items()},
     }
 
 

@@ -1,19 +1,14 @@
-"""Turn chips into embeddings: batches, missing pixels, pooling, and the loss over fixed masks.
+"""Turn chips into embeddings, and their patches into a sample to fit a dense probe on, or into what such a probe says.
 
-These rules live here once, so that every model obeys them: a chip under 90% valid pixels is invalid; missing pixels are
-filled with the chip's band mean; patches under 50% valid leave pooling and loss; each loss is the mean over `draws`
-masks of each of two independent permutations seeded by the chip's address.
+A chip under 90% valid pixels is invalid: its rows are NaN. Patches under 50% valid leave pooling and loss. Each loss is
+the mean over the masks of `encode`, whose two independent permutations tell how far it can be relied on.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,33 +16,41 @@ import torch
 from geoelle import complexity
 from geoelle.chips import Chips
 from geoelle.embeddings import Embeddings, Header
+from geoelle.encode import BATCH, DRAWS, PERMUTATIONS, Seen, each_batch, errors_of, see
 from geoelle.errors import CapabilityError, InputMismatch
 from geoelle.models.base import Card, Loss, Model
-from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of, visible_patches
+from geoelle.patches import answering, drawn_patches, patches_of, windows
 
-__all__ = ["BATCH", "DRAWS", "PATCH_VALID", "embed_chips", "patch_losses", "space_of"]
+__all__ = [
+    "BATCH",
+    "DRAWS",
+    "PATCH_POOLING",
+    "embed_chips",
+    "embed_patches",
+    "patch_losses",
+    "score_patches",
+    "space_of",
+]
 
-T = TypeVar("T")
+Rows = dict[str, Any]
+"""Columns of some rows of an `Embeddings`, by the name of its field."""
 
-BATCH = 32
-"""Chips through the encoder at once: what a core keeps in its cache. With eight times as many it is a third slower."""
-DRAWS = 4
-PATCH_VALID = 0.5
-PERMUTATIONS = 2
-ANY_TIME = np.datetime64("2020-07-01", "s")
+PATCH_POOLING = "none, each vector is a patch token"
+"""The pooling of a space of patches."""
 
 
-def space_of(model: Model, bands: tuple[str, ...], frames: int = 1) -> dict[str, str]:
+def space_of(model: Model, bands: tuple[str, ...], frames: int = 1, *, dense: bool = False) -> dict[str, str]:
     """Return what must agree before two numbers may be compared: model, weights, bands, pooling, target, masking.
 
-    Of several frames each, chips are hidden frame by frame where the model masks so: their count is part of it.
+    Of several frames each, chips are hidden frame by frame where the model masks so: their count is part of it. Patches
+    (`dense`) are a space of their own: what is pooled and what is not do not compare.
     """
     card = model.card
     return {
         "model": card.name,
         "weights_sha256": model.weights_sha256,
         "bands": " ".join(bands),
-        "pooling": "mean of valid patch tokens",
+        "pooling": PATCH_POOLING if dense else "mean of valid patch tokens",
         "target": f"{card.target}:{card.objective}",
         "masking": f"{card.mask_ratio:g} of {_extent(card, frames)}, {DRAWS} draws of {PERMUTATIONS} permutations, "
         "splitmix64",
@@ -77,6 +80,88 @@ def embed_chips(
 
     Raises: InputMismatch, CapabilityError (a loss is asked of a model that has none).
     """
+    _check(chips, model, loss)
+    parts = each_batch(lambda part: _chip_rows(see(part, model, loss, twins or {}, precision)), chips, batch)
+    return _chip_table(chips, model, parts)
+
+
+def embed_patches(
+    chips: Chips,
+    model: Model,
+    *,
+    loss: bool = False,
+    twins: Mapping[str, Model] | None = None,
+    batch: int = BATCH,
+    precision: str = "fp32",
+) -> tuple[Embeddings, Embeddings]:
+    """Embed chips, and beside them a few patches of each: both tables, of one look at the pixels.
+
+    Patches are drawn by the address of their chip. The vector of one is its token, nothing masked; its loss is the mean
+    over every mask that hides it; its features are those of the square around it. Rows of unusable patches are NaN.
+
+    Raises: as `embed_chips`; AreaError (chips that do not share their patches).
+    """
+    _check(chips, model, loss)
+
+    def both(part: Chips) -> tuple[Rows, Rows]:
+        seen = see(part, model, loss, twins or {}, precision)
+        return _chip_rows(seen), _patch_rows(seen)
+
+    pairs = each_batch(both, chips, batch)
+    return _chip_table(chips, model, [p for p, _ in pairs]), _patch_table(chips, model, [p for _, p in pairs])
+
+
+def score_patches(
+    chips: Chips,
+    model: Model,
+    difficulty: Callable[[np.ndarray], np.ndarray],
+    pixels: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch: int = BATCH,
+    precision: str = "fp32",
+) -> tuple[Embeddings, np.ndarray, np.ndarray]:
+    """Embed chips and score every patch straight from its token, which is not kept.
+
+    `difficulty` maps tokens, `pixels` the features of squares around patches, over the last axis. Returns the table of
+    the chips, float32 (n, h, w) of all patches, and float32 (n, i, j) of those in the middle of each chip; NaN where
+    the chip or the patch is not valid.
+
+    Raises: as `embed_chips`; AreaError.
+    """
+    _check(chips, model, False)
+    patch_px = model.card.patch_px
+    middle = answering(chips.addresses.lattice, patch_px)
+
+    def work(part: Chips) -> tuple[Rows, np.ndarray, np.ndarray]:
+        seen = see(part, model, False, {}, precision)
+        scores_bhw = np.where(seen.usable_bhw, difficulty(seen.tokens_bhwd.cpu().numpy()), np.nan)
+        b, h, w = seen.usable_bhw.shape
+        inner = np.arange(h * w).reshape(h, w)[middle, middle]
+        squares = windows(seen.chips.pixels_btcyx, np.tile(inner.ravel(), (b, 1)), patch_px)
+        pixels_bij = pixels(complexity.features(squares, part.bands)).reshape(b, *inner.shape)
+        usable_bij = seen.usable_bhw[:, middle, middle]
+        return (
+            _chip_rows(seen),
+            scores_bhw.astype(np.float32),
+            np.where(usable_bij, pixels_bij, np.nan).astype(np.float32),
+        )
+
+    rows, scores, textures = zip(*each_batch(work, chips, batch), strict=True)
+    return _chip_table(chips, model, rows), np.concatenate(scores), np.concatenate(textures)
+
+
+def patch_losses(chips: Chips, model: Model, batch: int = BATCH) -> np.ndarray:
+    """Return float32 (n, h, w): the loss of each patch, mean over every mask that hides it; NaN where unusable."""
+
+    def mean_errors(part: Chips) -> np.ndarray:
+        seen = see(part, model, True, {}, "fp32")
+        errors_kbhw = np.stack([errors_of(loss) for _, loss in seen.losses])
+        return np.where(seen.usable_bhw, np.nanmean(errors_kbhw, axis=0), np.nan).astype(np.float32)
+
+    return np.concatenate(each_batch(mean_errors, chips, batch))
+
+
+def _check(chips: Chips, model: Model, loss: bool) -> None:
     if not len(chips):
         raise InputMismatch("there are no chips to embed; select an area that holds some")
     if loss and model.card.target != "loss":
@@ -84,70 +169,21 @@ def embed_chips(
         told = "nor a proxy" if other == "none" else f"only the proxy {other}, which model.proxy(chips) gives in Python"
         raise CapabilityError(f"{model.card.name} has no true loss with these weights, {told}; embed without --loss")
     model.card.check(chips)
-    parts = _each_batch(lambda part: _embed_batch(part, model, loss, twins or {}, precision), chips, batch)
-    columns = {name: _stack([p[name] for p in parts]) for name in parts[0] if name != "twins"}
-    return Embeddings(
-        addresses=chips.addresses,
-        valid_n=chips.valid_b,
-        valid_fraction_n=chips.valid_fraction_b,
-        times_n=chips.times_bt[:, 0],
-        items_n=[";".join(i) for i in chips.items],
-        twins={name: np.concatenate([p["twins"][name] for p in parts]) for name in parts[0]["twins"]},
-        header=Header(
-            space=space_of(model, chips.bands, chips.shape[1]),
-            sensor=chips.sensor,
-            bands=chips.bands,
-            feature_names=complexity.feature_names(chips.bands),
-            versions={"geoelle": version("geoelle"), "torch": torch.__version__.split("+")[0]},
-        ),
-        **columns,
-    )
 
 
-def patch_losses(chips: Chips, model: Model, batch: int = BATCH) -> np.ndarray:
-    """Return float32 (n, h, w): the loss of each patch, mean over every mask that hides it; NaN where unusable."""
-
-    def mean_errors(part: Chips) -> np.ndarray:
-        filled, usable = _fill(part, model.card.patch_px)
-        errors = np.stack([loss.error_bhw.float().cpu().numpy() for _, loss in _draws(filled, model)])
-        mean = np.where(usable, np.nanmean(errors, axis=0), np.nan)
-        return np.where(part.valid_b[:, None, None], mean, np.nan).astype(np.float32)
-
-    return np.concatenate(_each_batch(mean_errors, chips, batch))
-
-
-def _each_batch(work: Callable[[Chips], T], chips: Chips, batch: int) -> list[T]:
-    """Do the work on every batch, on as many threads as torch has, each of them on one batch and one core.
-
-    torch's own way, all cores on one operation, waits hundreds of times a batch for the last core: where a core does
-    something else too, that is up to ten times slower. Numbers do not depend on the count of cores this way. On a GPU
-    convolutions keep single precision, which cuDNN gives up by default, and the order of their sums.
-    """
-    threads = torch.get_num_threads()
-    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with exact, ThreadPoolExecutor(threads, "embed", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            return list(pool.map(work, (chips[i : i + batch] for i in range(0, len(chips), batch))))
-        finally:
-            torch.set_num_threads(threads)  # threads to come begin with what any thread set last
-
-
-def _embed_batch(
-    chips: Chips, model: Model, loss: bool, twins: Mapping[str, Model], precision: str
-) -> dict[str, np.ndarray | dict[str, np.ndarray] | None]:
-    filled, usable = _fill(chips, model.card.patch_px)
-    invalid = ~chips.valid_b
-    row: dict[str, np.ndarray | dict[str, np.ndarray] | None] = {
-        "vectors_nd": _pool(filled, model, usable, invalid, precision),
-        "features_nf": _blank(complexity.features(filled.pixels_btcyx, chips.bands).astype(np.float32), invalid),
-        "twins": {name: _pool(filled, twin, usable, invalid, precision) for name, twin in twins.items()},
+def _chip_rows(seen: Seen) -> Rows:
+    usable, invalid = seen.half_bhw, ~seen.valid_b
+    row: Rows = {
+        "vectors_nd": _pool(seen.tokens_bhwd, usable, invalid),
+        "features_nf": _blank(complexity.features(seen.chips.pixels_btcyx, seen.chips.bands), invalid),
+        "twins": {name: _pool(tokens, usable, invalid) for name, tokens in seen.twins.items()},
         "loss_n": None,
         "loss_sd_n": None,
         "loss_rel_n2": None,
     }
-    if loss:
-        streams, losses = zip(*_draws(filled, model), strict=True)
-        draws_kn = np.stack([_total(loss, usable, model.card.additive) for loss in losses])
+    if seen.losses:
+        streams, losses = zip(*seen.losses, strict=True)
+        draws_kn = np.stack([_total(loss, usable, seen.card.additive) for loss in losses])
         rel = np.stack([draws_kn[np.array(streams) == s].mean(axis=0) for s in range(PERMUTATIONS)], axis=1)
         row["loss_rel_n2"] = _blank(rel, invalid)
         row["loss_n"] = _blank(rel.mean(axis=1), invalid)
@@ -155,58 +191,88 @@ def _embed_batch(
     return row
 
 
-def _fill(chips: Chips, patch: int) -> tuple[Chips, np.ndarray]:
-    """Return chips without NaN, and bool (b, h, w): patches with at least half of their pixels valid.
+def _patch_rows(seen: Seen) -> Rows:
+    """Return the columns of the patches drawn, (b * k, ...), chip by chip."""
+    patch_px, grid = seen.card.patch_px, seen.card.grid
+    drawn_bk = drawn_patches(seen.chips.addresses, grid * grid)
+    chip_b1 = np.arange(len(drawn_bk))[:, None]
 
-    A frame without an item has no time. Its chip is invalid, and gets a time that models which need one can take: its
-    row stays NaN all the same.
-    """
-    pixels = chips.pixels_btcyx
-    finite = np.isfinite(pixels)
-    b, _, _, height, width = pixels.shape
-    per_patch = finite.all(axis=(1, 2)).reshape(b, height // patch, patch, width // patch, patch).mean(axis=(2, 4))
-    if finite.all():
-        return chips, per_patch >= PATCH_VALID
-    count = np.maximum(finite.sum(axis=(3, 4), keepdims=True), 1)
-    mean = np.where(finite, pixels, 0).sum(axis=(3, 4), keepdims=True) / count
-    times = np.where(np.isnat(chips.times_bt) & ~chips.valid_b[:, None], ANY_TIME, chips.times_bt)
-    filled = replace(chips, pixels_btcyx=np.where(finite, pixels, mean).astype(np.float32), times_bt=times)
-    return filled, per_patch >= PATCH_VALID
+    def take(values_bhw: np.ndarray) -> np.ndarray:
+        flat = values_bhw.reshape(len(drawn_bk), grid * grid, *values_bhw.shape[3:])[chip_b1, drawn_bk]
+        return flat.reshape(-1, *flat.shape[2:])
+
+    invalid = ~take(seen.usable_bhw)
+    squares = windows(seen.chips.pixels_btcyx, drawn_bk, patch_px)
+    row: Rows = {
+        "vectors_nd": _blank(take(seen.tokens_bhwd.cpu().numpy()), invalid),
+        "features_nf": _blank(complexity.features(squares, seen.chips.bands), invalid),
+        "twins": {name: _blank(take(tokens.cpu().numpy()), invalid) for name, tokens in seen.twins.items()},
+        "valid_n": ~invalid,
+        "valid_fraction_n": take(seen.share_bhw),
+        "drawn_n": drawn_bk.ravel(),
+        "loss_n": None,
+        "loss_sd_n": None,
+        "loss_rel_n2": None,
+    }
+    if seen.losses:
+        streams, losses = zip(*seen.losses, strict=True)
+        draws_kn = np.stack([take(errors_of(loss)) for loss in losses])
+        rel = np.stack([_mean(draws_kn[np.array(streams) == s].T) for s in range(PERMUTATIONS)], axis=1)
+        row["loss_rel_n2"] = _blank(rel, invalid)
+        row["loss_n"] = _blank(np.nanmean(draws_kn, axis=0), invalid)
+        row["loss_sd_n"] = _blank(np.nanstd(draws_kn, axis=0, ddof=1), invalid)
+    return row
 
 
-def _pool(chips: Chips, model: Model, usable: np.ndarray, invalid: np.ndarray, precision: str) -> np.ndarray:
+def _chip_table(chips: Chips, model: Model, parts: Sequence[Rows]) -> Embeddings:
+    return Embeddings(
+        addresses=chips.addresses,
+        valid_n=chips.valid_b,
+        valid_fraction_n=chips.valid_fraction_b,
+        times_n=chips.times_bt[:, 0],
+        items_n=[";".join(i) for i in chips.items],
+        header=_header(chips, model, dense=False),
+        **_joined(parts),
+    )
+
+
+def _patch_table(chips: Chips, model: Model, parts: Sequence[Rows]) -> Embeddings:
+    columns, card = _joined(parts), model.card
+    drawn = columns.pop("drawn_n")
+    each = len(drawn) // len(chips)
+    chip = np.repeat(np.arange(len(chips)), each)
+    return Embeddings(
+        addresses=patches_of(chips.addresses, card.patch_px)[chip * card.grid**2 + drawn],
+        times_n=chips.times_bt[chip, 0],
+        items_n=[";".join(chips.items[i]) for i in chip],
+        within_n2=np.stack(np.divmod(drawn, card.grid), axis=1),
+        header=_header(chips, model, dense=True),
+        **columns,
+    )
+
+
+def _header(chips: Chips, model: Model, *, dense: bool) -> Header:
+    return Header(
+        space=space_of(model, chips.bands, chips.shape[1], dense=dense),
+        sensor=chips.sensor,
+        bands=chips.bands,
+        feature_names=complexity.feature_names(chips.bands),
+        versions={"geoelle": version("geoelle"), "torch": torch.__version__.split("+")[0]},
+    )
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """Put the columns of batches one after the other; a column that is None stays None."""
+    joined: Rows = {name: _stack([p[name] for p in parts]) for name in parts[0] if name != "twins"}
+    joined["twins"] = {name: np.concatenate([p["twins"][name] for p in parts]) for name in parts[0]["twins"]}
+    return joined
+
+
+def _pool(tokens: torch.Tensor, usable: np.ndarray, invalid: np.ndarray) -> np.ndarray:
     """Return float32 (b, d): the mean of the usable patch tokens."""
-    with _autocast(precision):
-        tokens = model.encode(chips).patch_bhwd.float()
     weight = torch.from_numpy(usable).to(tokens)[..., None]
     pooled = (tokens * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp(min=1)
     return _blank(pooled.cpu().numpy(), invalid)
-
-
-def _autocast(precision: str) -> contextlib.ExitStack:
-    """Return arithmetic in `bf16` or `fp16` wherever the model may lie; none of it for `fp32`."""
-    stack = contextlib.ExitStack()
-    if half := {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision):
-        for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            stack.enter_context(torch.autocast(kind, half))
-    return stack
-
-
-def _draws(chips: Chips, model: Model) -> Iterator[tuple[int, Loss]]:
-    """Yield (permutation, loss) for every mask drawn."""
-    shape, names = model.card.mask_shape(chips), chips.addresses.strings()
-    tokens = math.prod(shape)
-    hidden = hidden_count(tokens, model.card.mask_ratio)
-    seen = model.card.visible_ratio and max(int(tokens * model.card.visible_ratio), 1)
-    for stream in range(PERMUTATIONS):
-        order = permutations(seeds_of(names, stream), tokens)
-        for draw in range(DRAWS):
-            mask = hidden_patches(order, hidden, draw, DRAWS).reshape(len(chips), *shape)
-            if seen is None:
-                yield stream, model.loss(chips, mask)
-            else:
-                visible = visible_patches(order, hidden, seen, draw, DRAWS).reshape(mask.shape)
-                yield stream, model.loss(chips, mask, visible)
 
 
 def _total(loss: Loss, usable_bhw: np.ndarray, additive: bool) -> np.ndarray:

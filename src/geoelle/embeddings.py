@@ -41,6 +41,7 @@ _SCALARS = {
     "valid_fraction": pa.float64(),
 }
 _LOSSES = ("loss", "loss_sd", "loss_a", "loss_b")
+_WITHIN = ("patch_row", "patch_col")
 _ARRAYS = {
     "vectors_nd": ("float32", (None,)),
     "valid_n": ("bool", ()),
@@ -50,6 +51,7 @@ _ARRAYS = {
     "loss_sd_n": ("float64", ()),
     "loss_rel_n2": ("float64", (2,)),
     "features_nf": ("float32", (None,)),
+    "within_n2": ("int16", (2,)),
 }
 
 
@@ -116,7 +118,8 @@ class Embeddings:
     datetime64[s] UTC; `items_n` item ids joined by ";". Where the loss was computed: `loss_n` and its
     spread over mask draws `loss_sd_n`, float64, NaN for invalid chips, and `loss_rel_n2`, the loss under
     two independent permutations. `features_nf` is float32 pixel complexity, named by the header; `twins`
-    has float32 vectors of untrained twins, "twin0" and so on.
+    has float32 vectors of untrained twins, "twin0" and so on. A table of patches has addresses on the lattice of the
+    patches, and in `within_n2` the row and column of each in the chip it was seen in.
 
     Raises:
         InputMismatch: parts of unlike length or shape.
@@ -133,6 +136,7 @@ class Embeddings:
     loss_sd_n: np.ndarray | None = None
     loss_rel_n2: np.ndarray | None = None
     features_nf: np.ndarray | None = None
+    within_n2: np.ndarray | None = None
     twins: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -272,6 +276,9 @@ class Embeddings:
         for name, values in zip(_LOSSES, losses, strict=False):
             if values is not None:
                 columns[name] = pa.array(values, pa.float64(), from_pandas=True)
+        if self.within_n2 is not None:
+            for name, values in zip(_WITHIN, self.within_n2.T, strict=True):
+                columns[name] = pa.array(values, pa.int16())
         lists = {"vector": self.vectors_nd, "features": self.features_nf, **self.twins}
         for name, array in lists.items():
             if array is not None:
@@ -361,7 +368,7 @@ def _from_table(path: Path, table: pa.Table, lattice: Lattice, header: Header) -
     addresses = Addresses(lattice=lattice, rows=values("row"), cols=values("col"))
     if addresses.strings() != table["address"].to_pylist():
         raise FormatError(f"addresses of {path} are not those of its rows and columns; write it again")
-    pair = values("loss_a"), values("loss_b")
+    pair, within = ([values(name) for name in names] for names in (_LOSSES[2:], _WITHIN))
     return Embeddings(
         addresses=addresses,
         vectors_nd=lists("vector"),
@@ -374,5 +381,6 @@ def _from_table(path: Path, table: pa.Table, lattice: Lattice, header: Header) -
         loss_sd_n=values("loss_sd"),
         loss_rel_n2=None if pair[0] is None or pair[1] is None else np.stack(pair, axis=1),
         features_nf=lists("features"),
+        within_n2=None if within[0] is None or within[1] is None else np.stack(within, axis=1),
         twins={name: lists(name) for name in table.column_names if _TWIN.fullmatch(name)},
     )

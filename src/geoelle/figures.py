@@ -25,13 +25,16 @@ from geoelle.style import Ramp
 
 __all__ = [
     "DPI",
+    "GRID",
     "INK",
+    "LAND",
     "MUTED",
     "STYLE",
     "Score",
     "calibration",
     "colormap",
     "histogram",
+    "land",
     "places",
     "png",
     "score_bars",
@@ -114,11 +117,20 @@ def histogram(values: np.ndarray, ramp: Ramp) -> bytes:
         return png(figure)
 
 
-def calibration(predicted: np.ndarray, measured: np.ndarray, *, label: str, unit: str) -> bytes:
+def calibration(
+    predicted: np.ndarray,
+    measured: np.ndarray,
+    *,
+    label: str,
+    unit: str,
+    line: tuple[float, float] | None = None,
+    counted: str = "chips",
+) -> bytes:
     """Draw the density of measured over predicted values, (n,) each, with the line of perfect prediction.
 
     Points are medians of measured in twelve equal groups of predicted, bars their quartiles. The chips should
-    be held out by place; the figure cannot tell.
+    be held out by place; the figure cannot tell. `line` is the (slope, intercept) of measured on predicted,
+    drawn where it is given; `counted` names what is counted.
 
     Raises:
         FormatError: no pair is finite.
@@ -141,6 +153,8 @@ def calibration(predicted: np.ndarray, measured: np.ndarray, *, label: str, unit
             linewidths=0.1,
         )
         axis.plot(limits, limits, color=INK, lw=1, ls=(0, (4, 2)))
+        if line is not None:
+            axis.plot(limits, line[1] + line[0] * np.array(limits), color=ACCENT, lw=1.4)
         centre, quartiles = _groups(x, y, 12)
         spread = np.abs(quartiles[[0, 2]] - quartiles[1])
         point = {
@@ -157,9 +171,10 @@ def calibration(predicted: np.ndarray, measured: np.ndarray, *, label: str, unit
         axis.set(xlim=limits, ylim=limits, xlabel=f"difficulty{suffix}", ylabel=f"{label}{suffix}")
         axis.set_aspect("equal")
         bar = figure.colorbar(cells, ax=axis, shrink=0.55, aspect=16, pad=0.03)
-        bar.set_label("chips", size=8)
+        bar.set_label(counted, size=8)
         bar.outline.set_linewidth(0.5)
         note = f"r = {_correlation(x, y):.3f}\nn = {len(x):,}"
+        note += "" if line is None else f"\nslope {line[0]:.3f}\nintercept {line[1]:+.3f}"
         axis.annotate(note, (0.04, 0.96), xycoords="axes fraction", va="top", linespacing=1.4)
         _grid(axis, "both")
         return png(figure)
@@ -219,7 +234,7 @@ def places(lonlat_n2: np.ndarray, scores_n: np.ndarray, ramp: Ramp) -> bytes:
         tall = stretch * (frame[3] - frame[2]) / (frame[1] - frame[0])
         figure, axis = _axis(7.4, float(np.clip(6.2 * tall, 2.2, 5.6)), layout="compressed")
         axis.set_facecolor("#f6f8fa")
-        axis.add_collection(PolyCollection(_land(), fc=LAND, ec="#b9b6ad", lw=0.4, zorder=0.5))
+        axis.add_collection(PolyCollection(land(), fc=LAND, ec="#b9b6ad", lw=0.4, zorder=0.5))
         known = np.isfinite(scores_n)
         order = np.argsort(np.where(known, scores_n, np.inf))[::-1]  # the worst places on top
         lon, lat = lonlat_n2[order].T
@@ -283,7 +298,7 @@ def _frame(lonlat_n2: np.ndarray) -> tuple[float, float, float, float]:
     return west - pad, east + pad, max(south - pad, -90.0), min(north + pad, 90.0)
 
 
-def _land() -> list[np.ndarray]:
+def land() -> list[np.ndarray]:
     """Return the outlines of land, each (m, 2) degrees, from Natural Earth (public domain)."""
     text = (resources.files("geoelle") / "data" / "land.json").read_text(encoding="utf-8")
     return [np.reshape(ring, (-1, 2)) / 10 for ring in json.loads(text)["rings"]]

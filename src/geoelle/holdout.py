@@ -2,7 +2,7 @@
 
 Neighbouring chips share soil, weather and acquisition, so random folds let a probe look up the answer next
 door and flatter every score (Roberts et al. 2017, doi:10.1111/ecog.02881; Valavi et al. 2019,
-doi:10.1111/2041-210X.13107). Both splitters read the ground from `groups`, as scikit-learn's GroupKFold does:
+doi:10.1111/2041-210X.13107). The splitters read the ground from `groups`, as scikit-learn's GroupKFold does:
 
     cross_val_score(RidgeProbe(), X, y, cv=SpatialKFold(), groups=lonlat_n2)
 """
@@ -17,9 +17,23 @@ from sklearn.utils import check_random_state
 
 from geoelle.errors import HoldoutError
 
-__all__ = ["EARTH_RADIUS_M", "PlaceKFold", "SpatialKFold", "blocks_of", "default_cv", "sphere_n3"]
+__all__ = [
+    "EARTH_RADIUS_M",
+    "Folds",
+    "PlaceKFold",
+    "SpatialKFold",
+    "blocks_of",
+    "chord",
+    "default_cv",
+    "enough",
+    "given",
+    "metres",
+    "near",
+    "sphere_n3",
+]
 
 EARTH_RADIUS_M = 6_371_008.8
+INNER_FOLDS = 5
 
 Folds = Iterator[tuple[np.ndarray, np.ndarray]]
 
@@ -105,7 +119,7 @@ class SpatialKFold(BaseCrossValidator):
 
     def inner(self, groups: np.ndarray) -> Self:
         """Return the same splitter for a training part: at most `n_splits` folds, no more than its blocks."""
-        n = _enough(len(np.unique(self.labels(groups))), 2, "blocks", "use smaller blocks or more ground")
+        n = enough(len(np.unique(self.labels(groups))), 2, "blocks", "use smaller blocks or more ground")
         return type(self)(
             min(self.n_splits, n),
             block_m=self.block_m,
@@ -115,15 +129,15 @@ class SpatialKFold(BaseCrossValidator):
 
     def split(self, X: object, y: object = None, groups: np.ndarray | None = None) -> Folds:
         """Yield (train, test) row numbers; every point is tested exactly once."""
-        lonlat_n2 = _given(groups, X, "coordinates", "an (n, 2) array of lon, lat in degrees")
+        lonlat_n2 = given(groups, X, "coordinates", "an (n, 2) array of lon, lat in degrees")
         block_n = self.labels(lonlat_n2)
         sizes = np.bincount(block_n)
-        _enough(len(sizes), max(2, self.n_splits), f"blocks of {self.block_m:g} m", "use smaller blocks")
+        enough(len(sizes), max(2, self.n_splits), f"blocks of {self.block_m:g} m", "use smaller blocks")
         fold_n = _deal(sizes, self.n_splits, self.random_state)[block_n]
         sphere = sphere_n3(lonlat_n2)
         for k in range(self.n_splits):
             test, train = np.flatnonzero(fold_n == k), np.flatnonzero(fold_n != k)
-            train = train[~_near(sphere[train], sphere[test], self.buffer_m)]
+            train = train[~near(sphere[train], sphere[test], self.buffer_m)]
             if not len(train):
                 raise HoldoutError(
                     f"fold {k} has no training points outside the buffer (buffer_m={self.buffer_m:g}); use a "
@@ -133,9 +147,9 @@ class SpatialKFold(BaseCrossValidator):
 
 
 class PlaceKFold(BaseCrossValidator):
-    """Split points into folds of whole places, balanced by count.
+    """Split points into folds of whole places, balanced by count; None gives every place a fold of its own.
 
-    `groups` is (n,) labels: scenes, sites, countries. The same folds whatever the order of the rows.
+    `groups` is (n,) labels: scenes, sites, dates, sensors. The same folds whatever the order of the rows.
 
     Raises `HoldoutError` in `split` without labels or with fewer places than folds.
 
@@ -146,12 +160,14 @@ class PlaceKFold(BaseCrossValidator):
 
     __metadata_request__split = {"groups": True}  # noqa: RUF012 - scikit-learn's own convention
 
-    def __init__(self, n_splits: int = 5) -> None:
+    def __init__(self, n_splits: int | None = 5) -> None:
         self.n_splits = n_splits
 
-    def get_n_splits(self, X: object = None, y: object = None, groups: object = None) -> int:
-        """Return the number of folds."""
-        return self.n_splits
+    def get_n_splits(self, X: object = None, y: object = None, groups: np.ndarray | None = None) -> int:
+        """Return the number of folds; where every place is one, they are counted in `groups`."""
+        if self.n_splits is not None:
+            return self.n_splits
+        return len(np.unique(self.labels(given(groups, groups, "places", "(n,) labels"))))
 
     def labels(self, groups: np.ndarray) -> np.ndarray:
         """Label the unit that is never divided: the place of each point, int64 (n,)."""
@@ -161,15 +177,19 @@ class PlaceKFold(BaseCrossValidator):
         return np.unique(groups.astype(str), return_inverse=True)[1].astype(np.int64)
 
     def inner(self, groups: np.ndarray) -> Self:
-        """Return the same splitter for a training part: at most `n_splits` folds, no more than its places."""
-        n = _enough(len(np.unique(self.labels(groups))), 2, "places", "add places")
-        return type(self)(min(self.n_splits, n))
+        """Return the splitter for a training part: at most `n_splits` folds, no more than its places.
+
+        Where every place is a fold, the training parts get five at most: only the strength is chosen there.
+        """
+        n = enough(len(np.unique(self.labels(groups))), 2, "places", "add places")
+        return type(self)(min(self.n_splits or INNER_FOLDS, n))
 
     def split(self, X: object, y: object = None, groups: np.ndarray | None = None) -> Folds:
         """Yield (train, test) row numbers; every point is tested exactly once."""
-        place_n = self.labels(_given(groups, X, "places", "(n,) labels"))
-        _enough(len(np.unique(place_n)), max(2, self.n_splits), "places", "add places")
-        yield from GroupKFold(self.n_splits).split(np.empty((len(place_n), 1)), groups=place_n)
+        place_n = self.labels(given(groups, X, "places", "(n,) labels"))
+        n_splits = enough(self.get_n_splits(groups=place_n), 2, "places", "add places")
+        enough(len(np.unique(place_n)), n_splits, "places", "add places")
+        yield from GroupKFold(n_splits).split(np.empty((len(place_n), 1)), groups=place_n)
 
 
 def default_cv(groups: np.ndarray | None) -> SpatialKFold | PlaceKFold:
@@ -194,7 +214,8 @@ def _checked(lonlat_n2: np.ndarray) -> np.ndarray:
     return lonlat
 
 
-def _given(groups: np.ndarray | None, X: object, what: str, form: str) -> np.ndarray:
+def given(groups: np.ndarray | None, X: object, what: str, form: str) -> np.ndarray:
+    """Return groups that were given, one a row of `X`; raises `HoldoutError`."""
     if groups is None:
         raise HoldoutError(f"no {what} to hold out (groups=None); pass groups, {form}")
     n = X.shape[0] if hasattr(X, "shape") else len(X)
@@ -203,7 +224,8 @@ def _given(groups: np.ndarray | None, X: object, what: str, form: str) -> np.nda
     return groups
 
 
-def _enough(n: int, least: int, what: str, remedy: str) -> int:
+def enough(n: int, least: int, what: str, remedy: str) -> int:
+    """Return a count that is large enough; raises `HoldoutError`."""
     if n < least:
         raise HoldoutError(f"too few {what} to hold out ({n}, {least} needed); {remedy} or fewer folds")
     return n
@@ -220,10 +242,19 @@ def _deal(sizes: np.ndarray, n_splits: int, random_state: int | None) -> np.ndar
     return fold_of
 
 
-def _near(train_n3: np.ndarray, test_m3: np.ndarray, buffer_m: float) -> np.ndarray:
-    """Mark the training points within `buffer_m` metres of a test point along the sphere."""
+def near(train_n3: np.ndarray, test_m3: np.ndarray, buffer_m: float) -> np.ndarray:
+    """Mark the training points within `buffer_m` metres of a test point along the sphere, bool (n,)."""
     if buffer_m <= 0:
         return np.zeros(len(train_n3), bool)
-    chord = 2 * np.sin(min(buffer_m / EARTH_RADIUS_M, np.pi) / 2)
-    nearest_n = KDTree(test_m3).query(train_n3, distance_upper_bound=np.nextafter(chord, 3))[0]
+    nearest_n = KDTree(test_m3).query(train_n3, distance_upper_bound=np.nextafter(chord(buffer_m), 3))[0]
     return np.isfinite(nearest_n)
+
+
+def chord(distance_m: float) -> float:
+    """Return the straight line through the unit sphere between points that far apart on the ground."""
+    return 2 * np.sin(min(distance_m / EARTH_RADIUS_M, np.pi) / 2)
+
+
+def metres(chords: np.ndarray) -> np.ndarray:
+    """Return the distances along the ground of lines through the unit sphere."""
+    return 2 * EARTH_RADIUS_M * np.arcsin(np.minimum(np.asarray(chords) / 2, 1))

@@ -18,7 +18,7 @@ from geoelle.holdout import default_cv
 from geoelle.probe import Scale, on_scale
 from geoelle.ridge import ALPHAS, Nested
 from geoelle.sample import Sample
-from geoelle.scores import Gain, Row, Scores, Table
+from geoelle.scores import Gain, Row, Scores, Table, Terms
 from geoelle.trial import (
     BOTH_RIDGE,
     BOTH_TREES,
@@ -33,7 +33,7 @@ from geoelle.trial import (
     targets_of,
 )
 
-__all__ = ["Sample", "evaluate", "reliability"]
+__all__ = ["Sample", "evaluate", "reliability", "score_table"]
 
 FEW_PLACES = 20
 FEW_CHIPS = 30
@@ -81,7 +81,7 @@ def evaluate(
     notes += [f"{dropped:,} of {len(keep_n):,} chips have NaN and are left out"] if dropped else []
     return Scores(
         tables=tuple(
-            _table(trial, probe, entries, scale=name, subset=subset, rows=rows)
+            score_table(trial, probe, entries, scale=name, subset=subset, rows=rows)
             for subset, rows in subsets.items()
             for name in trial.targets
         ),
@@ -92,9 +92,7 @@ def evaluate(
 
 def _kept(values: np.ndarray, keep_n: np.ndarray, name: str) -> np.ndarray:
     if len(values) != len(keep_n):
-        raise HoldoutError(
-            f"{name} do not match the chips ({len(values)} against {len(keep_n)}); pass one each"
-        )
+        raise HoldoutError(f"{name} do not match the chips ({len(values)} against {len(keep_n)}); pass one each")
     return np.asarray(values)[keep_n]
 
 
@@ -128,7 +126,7 @@ def _gaps(trial: Trial) -> list[str]:
     return [text for text, holds in told.items() if holds]
 
 
-def _table(
+def score_table(
     trial: Trial,
     probe: Nested,
     entries: Sequence[Entry],
@@ -136,6 +134,7 @@ def _table(
     scale: str,
     subset: str,
     rows: np.ndarray,
+    terms: Terms = Terms(),  # noqa: B008 - frozen
 ) -> Table:
     """Score all entries on some chips and one scale, on the same draws of places."""
     sample, t = trial.sample, list(trial.targets).index(scale)
@@ -167,6 +166,7 @@ def _table(
         adds=tuple(_gains(bootstrap, y_n, alone, mean, probe.fold_n[rows])),
         alphas=tuple(float(a) for a in probe.alphas_kt[:, t]),
         reliability=None if halves is None else reliability(halves),
+        terms=terms,
     )
 
 

@@ -9,9 +9,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from geoelle.fitting import FitJob
+    from geoelle.pair_fit import PairJob
     from geoelle.plan import Job
 
-__all__ = ["area_options", "job_of", "json_option", "model_options", "output_options"]
+__all__ = [
+    "area_options",
+    "check_pairs",
+    "fit_job_of",
+    "fit_options",
+    "job_of",
+    "json_option",
+    "model_options",
+    "output_options",
+    "pair_job_of",
+    "pair_options",
+]
+
+_OF_PAIRS = (
+    "vector_column", "loss_column", "group_column", "lon_column", "lat_column", "features", "random_folds", "target",
+    "model_name",
+)  # fmt: skip
+_OF_RUNS = ("holdout", "domain", "interval", "dense")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,3 +114,123 @@ def job_of(options: dict[str, Any], **more: Any) -> Job:
         "precision",
     )
     return Job(area=area, **{name: options[name] for name in names}, **more)
+
+
+fit_options = _stack(
+    click.option(
+        "--block", default="10km", show_default=True, help="Side of the blocks of ground that folds are made of."
+    ),
+    click.option(
+        "--folds",
+        type=click.IntRange(min=2),
+        help="Default: 5; every place, source, scene or date in turn where these are held out, in 20 folds at most.",
+    ),
+    click.option(
+        "--holdout",
+        type=click.Choice(["block", "place", "source", "scene", "date", "knndm"]),
+        help="What is held out; a place is a run. Default: block, with --for knndm.",
+    ),
+    click.option(
+        "--for",
+        "domain",
+        metavar="AREA",
+        help="The area to be mapped: W,S,E,N, a raster or a run. Folds become as far from their training part as it is "
+        "from the sample (kNNDM).",
+    ),
+    click.option(
+        "--buffer",
+        default="auto",
+        show_default=True,
+        help="Ground left out around held-out chips, 2km say. auto: a chip's diagonal; with blocks as far as the "
+        "residuals of a first fit are alike, if that is more.",
+    ),
+    click.option(
+        "--scale",
+        type=click.Choice(["log", "raw"]),
+        default="log",
+        show_default=True,
+        help="Fit the loss or its logarithm.",
+    ),
+    click.option(
+        "--interval",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="Level of the intervals. Default: 0.9, left out where blocks are too few.",
+    ),
+    click.option("--dense", is_flag=True, help="Fit on the patches that geoelle embed --loss --dense kept."),
+)
+
+
+def fit_job_of(options: dict[str, Any]) -> FitJob:
+    """Return the fit of runs that a command's options describe."""
+    from geoelle.fitting import FitJob, block_metres, buffer_metres
+    from geoelle.held import Asked
+
+    return FitJob(
+        block_m=block_metres(options["block"]),
+        folds=options["folds"],
+        scale=options["scale"],
+        holdout=Asked(kind=options["holdout"], domain=options["domain"], buffer_m=buffer_metres(options["buffer"])),
+        interval=options["interval"],
+        dense=options["dense"],
+    )
+
+
+pair_options = _stack(
+    click.option(
+        "--pairs", type=click.Path(path_type=Path), metavar="FILE",
+        help="Fit on (embedding, loss) pairs instead of runs: Parquet, npz or safetensors.",
+    ),
+    click.option("--vector-column", help="With --pairs: column or array of vectors. Default: the only one."),
+    click.option("--loss-column", help="With --pairs. Default: loss."),
+    click.option("--group-column", help="With --pairs: labels of what belongs together and is held out whole."),
+    click.option("--lon-column", help="With --pairs: degrees, EPSG:4326. Default: lon, where there is no group."),
+    click.option("--lat-column", help="With --pairs. Default: lat, where there is no group."),
+    click.option("--features", multiple=True, metavar="COLUMN", help="With --pairs: a simple feature to beat. Repeat."),
+    click.option("--random-folds", is_flag=True, help="With --pairs: hold out rows at random; scores are flattering."),
+    click.option("--target", help="With --pairs: what the loss is. Default: loss as given in FILE."),
+    click.option("--model-name", help="With --pairs: the model of the vectors. Default: the name of FILE."),
+)  # fmt: skip
+
+
+def check_pairs(runs: tuple[Path, ...], pairs: dict[str, Any]) -> Path | None:
+    """Return the file of --pairs, or None for runs.
+
+    Raises: click.UsageError (both, neither, or options that need --pairs).
+    """
+    given = ["--" + name.replace("_", "-") for name in _OF_PAIRS if pairs[name]]
+    of_runs = ["--" + {"domain": "for"}.get(name, name) for name in _OF_RUNS if pairs[name]]
+    if bool(runs) == (pairs["pairs"] is not None):
+        raise click.UsageError("give either RUNS or --pairs FILE")
+    if given and pairs["pairs"] is None:
+        raise click.UsageError(f"{', '.join(given)} need --pairs FILE")
+    if of_runs and pairs["pairs"] is not None:
+        raise click.UsageError(f"{', '.join(of_runs)} need RUNS, not --pairs")
+    if (pairs["lon_column"] is None) != (pairs["lat_column"] is None):
+        raise click.UsageError("--lon-column and --lat-column go together")
+    if pairs["group_column"] and pairs["lon_column"]:
+        raise click.UsageError("hold out either --group-column or --lon-column and --lat-column")
+    return pairs["pairs"]
+
+
+def pair_job_of(pairs: dict[str, Any]) -> PairJob:
+    """Return the fit that the options of --pairs describe."""
+    from geoelle.fitting import block_metres
+    from geoelle.pair_fit import PairJob
+    from geoelle.pairs import PairColumns
+
+    columns = PairColumns(
+        loss=pairs["loss_column"] or "loss",
+        vectors=pairs["vector_column"],
+        group=pairs["group_column"],
+        lonlat=(pairs["lon_column"], pairs["lat_column"]) if pairs["lon_column"] else None,
+        features=pairs["features"],
+    )
+    return PairJob(
+        columns=columns,
+        random_folds=pairs["random_folds"],
+        target=pairs["target"],
+        model=pairs["model_name"],
+        block_m=block_metres(pairs["block"]),
+        folds=pairs["folds"] or 5,
+        scale=pairs["scale"],
+    )

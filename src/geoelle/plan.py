@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ import torch
 from geoelle.area import Addresses, Area, Lattice, lattices_for
 from geoelle.catalog import CLOUD_MAX, LOOKS, Found, search
 from geoelle.chips import Chips
-from geoelle.embed import BATCH, embed_chips
+from geoelle.embed import embed_chips, embed_patches, score_patches
+from geoelle.encode import BATCH
 from geoelle.errors import AreaError, CatalogError, ModelError
 from geoelle.harmonise import has_asset
-from geoelle.models import Model, load_model
+from geoelle.models import Card, Model, load_model
+from geoelle.patches import chips_over, patch_lattice
 from geoelle.read import Look, estimate_bytes, plan_looks
 
 __all__ = ["ASK_BYTES", "MIN_CELLS", "Job", "Part", "Plan", "chips_at_once", "make_plan", "part_side"]
@@ -36,6 +39,8 @@ MIN_CELLS = 20
 ASK_BYTES = 2_000_000_000
 """Reading more than this needs `--yes`."""
 CELL_MAX_M = 160.0
+
+Zone = tuple[Lattice, Addresses]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,7 @@ class Job:
     errors: str = "raise"
     loss: bool = False
     twins: int = 0
+    dense: bool = False
     device: str = "cpu"
     precision: str = "fp32"
 
@@ -73,13 +79,18 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be done: items, looks, lattices, parts, bands and bytes."""
+    """What will be done: items, looks, lattices, parts, bands and bytes.
+
+    `zones` are the chips that are embedded, `cells` those of the map: the same, but for a dense map, whose cells are
+    patches.
+    """
 
     job: Job
     found: Found
     looks: tuple[Look, ...]
     bands: tuple[str, ...]
-    zones: tuple[tuple[Lattice, Addresses], ...]
+    zones: tuple[Zone, ...]
+    cells: tuple[Zone, ...]
     model: Model
 
     @cached_property
@@ -113,12 +124,23 @@ class Plan:
 
         def seconds(count: int) -> float:
             began = time.perf_counter()
-            embed_chips(chips[:count], self.model, loss=self.job.loss, twins=twins, precision=self.job.precision)
+            self._embed(chips[:count], twins)
             return time.perf_counter() - began
 
         seconds(2)  # what is built once is not part of the rate
         count = min(max(int(2 / seconds(2)), 2), len(chips))
         return count / seconds(count)
+
+    def _embed(self, chips: Chips, twins: dict[str, Model]) -> None:
+        """Do the work of a run on these chips, for the clock: a probe costs as much whatever its numbers."""
+        with_loss = {"loss": self.job.loss, "twins": twins, "precision": self.job.precision}
+        if not self.job.dense:
+            embed_chips(chips, self.model, **with_loss)
+        elif self.job.loss:
+            embed_patches(chips, self.model, **with_loss)
+        else:
+            first = itemgetter((..., 0))
+            score_patches(chips, self.model, first, first, precision=self.job.precision)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -134,7 +156,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--dry-run --json` prints."""
-        lattice = self.zones[0][0]
+        lattice, cells = self.zones[0][0], self.cells[0][0]
         return {
             "area_km2": round(self.job.area.km2, 2),
             "catalog": self.found.endpoint,
@@ -145,9 +167,10 @@ class Plan:
             "items": [item.id for look in self.looks for item in look.items],
             "looks": [_look(look) for look in self.looks],
             "epsg": [zone.epsg for zone, _ in self.zones],
-            "cell_m": lattice.cell_m,
+            "cell_m": cells.cell_m,
             "chip_m": lattice.size_px * lattice.gsd_m,
-            "cells": self.chips,
+            "cells": sum(len(addresses) for _, addresses in self.cells),
+            "chips": self.chips,
             "parts": len(self.parts),
             "bytes": self.bytes,
             "encode_seconds": round(self.chips / self.chips_per_second, 1),
@@ -175,7 +198,6 @@ def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:
     _check_device(job.device)
     model = load_model(job.model, job.weights, device=job.device)
     card = model.card
-    stride = card.stride_px if job.stride_px is None else job.stride_px
     found = search(job.area, catalog=job.catalog, sensor=job.sensor, cloud_max=job.cloud_max)
     sensor = found.sensor
     gsd = sensor.gsd_m
@@ -191,19 +213,40 @@ def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:
             f"sensor {sensor.name} offers {', '.join(bands) or 'none'} of the bands that {card.name} takes "
             f"({', '.join(card.bands)}); choose another --sensor or --model"
         )
-    if cells_for_map and stride * gsd > CELL_MAX_M:
-        raise AreaError(
-            f"cells of {stride * gsd:g} m are too coarse for a map (limit {CELL_MAX_M:g} m); lower --stride"
-        )
-    zones = lattices_for(job.area, gsd, card.chip_px, stride, job.epsg)
-    cells = sum(len(a) for _, a in zones)
-    if cells_for_map and cells < MIN_CELLS:
-        raise AreaError(
-            f"the area holds {cells} cells of {stride * gsd:g} m, too few for a map (limit {MIN_CELLS}); widen --bbox "
-            f"to at least {(MIN_CELLS**0.5 + 1) * stride * gsd / 1000:.1f} km a side, or lower --stride"
-        )
+    cells, zones = _ground(job, card, gsd, cells_for_map)
     looks = plan_looks(found.items, job.area.geometry, looks=job.looks)
-    return Plan(job=job, found=found, looks=looks, bands=bands, zones=tuple(zones), model=model)
+    return Plan(job=job, found=found, looks=looks, bands=bands, zones=zones, cells=cells, model=model)
+
+
+def _ground(job: Job, card: Card, gsd_m: float, for_map: bool) -> tuple[tuple[Zone, ...], tuple[Zone, ...]]:
+    """Return the cells and the chips: the same, but for a dense map, whose cells are the patches that its chips see."""
+    if job.dense and job.loss == for_map:
+        told = "a map keeps none, leave it out" if for_map else "patches to fit on need it, add --loss"
+        raise ModelError(f"a dense run of {card.name} cannot be planned with loss={job.loss}; {told}")
+    dense_map = job.dense and for_map
+    stride_px = (card.chip_px // 2 if dense_map else card.stride_px) if job.stride_px is None else job.stride_px
+    cell_px, remedy = (card.patch_px, "take another --model") if dense_map else (stride_px, "lower --stride")
+    cell_m = cell_px * gsd_m
+    if for_map and cell_m > CELL_MAX_M:
+        raise AreaError(f"cells of {cell_m:g} m are too coarse for a map (limit {CELL_MAX_M:g} m); {remedy}")
+    cells = lattices_for(job.area, gsd_m, cell_px if dense_map else card.chip_px, cell_px, job.epsg)
+    count = sum(len(a) for _, a in cells)
+    if for_map and count < MIN_CELLS:
+        raise AreaError(
+            f"the area holds {count} cells of {cell_m:g} m, too few for a map (limit {MIN_CELLS}); widen --bbox "
+            f"to at least {(MIN_CELLS**0.5 + 1) * cell_m / 1000:.1f} km a side, or {remedy}"
+        )
+    zones = [_chips_of(patches, card, stride_px) for _, patches in cells] if dense_map else cells
+    if job.dense:
+        patch_lattice(zones[0][0], card.patch_px)  # refuses a stride that no patches fit
+    return tuple(cells), tuple(zones)
+
+
+def _chips_of(patches: Addresses, card: Card, stride_px: int) -> Zone:
+    """Return every chip that sees one of the patches: whatever the area, a patch is seen from all offsets."""
+    grid = patches.lattice
+    lattice = Lattice(epsg=grid.epsg, gsd_m=grid.gsd_m, size_px=card.chip_px, stride_px=stride_px)
+    return lattice, chips_over(patches, lattice)
 
 
 def _check_device(name: str) -> None:

@@ -1,8 +1,9 @@
 """Turn embeddings into difficulty: `RidgeProbe` to fit one, `Probe` to keep, share and apply it.
 
 A `Probe` is one affine map of the raw embedding, w'x + b, on the scale it was fitted on ("log": the logarithm
-of the loss), a second one of the pixel features, and the account of where both come from. Its file is one
-`.safetensors` with a JSON header: no pickle, no code. A digest in the header covers every number and word.
+of the loss), a second one of the pixel features, what tells how far to trust the first (a spread, a smearing
+factor, its reach), and the account of where they come from. Its file is one `.safetensors` with a JSON header:
+no pickle, no code. A digest in the header covers every number and word.
 """
 
 import hashlib
@@ -17,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 from sklearn.model_selection import BaseCrossValidator
 
+from geoelle.applicability import Reach
 from geoelle.errors import FormatError, ProbeError, SpaceMismatch
 from geoelle.files import write_bytes
+from geoelle.intervals import Spread
 from geoelle.ridge import ALPHAS, Affine, RidgeProbe, RidgeProbeCV, cross_predict
 
 __all__ = [
@@ -36,9 +39,14 @@ __all__ = [
 Scale = Literal["log", "raw"]
 
 _FORMAT = "geoelle-probe"
-_VERSION = 1
+_VERSION = 2
+_BEFORE = {"spread": None, "smearing": None, "reach": None, "trust": {}}
+"""What a file of version 1 does not say."""
 _TENSORS = ("weights", "intercept", "mean", "scale")
-_WORDS = ("space", "target", "scale", "feature_names", "scores", "folds", "versions", "data", "licence")
+_TABLES = ("scores", "trust", "folds", "versions", "data")
+_WORDS = ("space", "target", "scale", "feature_names", "smearing", *_TABLES, "licence")
+_SPREAD = ("low", "high", "alpha", "threshold")
+_REACH = ("mean_distance", "threshold")
 _ABOUT_THE_LOSS = ("target", "masking")
 
 
@@ -48,7 +56,9 @@ class Probe:
 
     `embedding` and `pixels` (or None) are affine maps to the target on its `scale`: "log" or "raw" loss.
     `space` says which model, weights, pooling, target and masking the numbers belong to; `target` is "loss"
-    or a proxy's name. `scores`, `folds`, `versions` and `data` are JSON tables for the reader.
+    or a proxy's name. `scores`, `trust`, `folds`, `versions` and `data` are JSON tables for the reader.
+    `spread` makes intervals, `smearing` (the mean of exp(residual) on the log scale) the mean loss, `reach`
+    tells ground like that of the fit; each is None where the probe does not have it (`trust.fit_trust`).
     """
 
     embedding: Affine
@@ -57,6 +67,10 @@ class Probe:
     scale: Scale = "log"
     pixels: Affine | None = None
     feature_names: tuple[str, ...] = ()
+    spread: Spread | None = None
+    smearing: float | None = None
+    reach: Reach | None = None
+    trust: Mapping[str, object] = field(default_factory=dict)
     scores: Mapping[str, object] = field(default_factory=dict)
     folds: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +79,8 @@ class Probe:
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
+        if self.reach is not None and not np.array_equal(self.reach.weights_d, np.abs(self.embedding.weights_d)):
+            raise ProbeError("the reach is of another probe (its weights are not these coefficients); fit it again")
         n_features = 0 if self.pixels is None else len(self.pixels.weights_d)
         if len(self.feature_names) != n_features:
             raise ProbeError(
@@ -96,6 +112,33 @@ class Probe:
         scale.
         """
         return (self.score_raw(vectors) - self._complexity_raw(features)).astype(np.float32)
+
+    def interval(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower and the upper end of the interval of the loss, float32, in the units of `score`.
+
+        It covers the loss under the masks drawn with probability 1 - `spread.alpha`, not its noise-free mean.
+        Raises `ProbeError` where the probe has no spread.
+        """
+        if self.spread is None:
+            raise ProbeError(f"the probe of {self.space.get('model')!r} has no intervals; fit on more blocks")
+        middle, half = self.score_raw(vectors), self.spread.half_width(vectors)
+        return self._in_units(middle - half), self._in_units(middle + half)
+
+    def expected(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the mean loss, float32: on the log scale difficulty times `smearing`, else difficulty itself.
+
+        Raises `ProbeError` on the log scale without a smearing factor (Duan 1983,
+        doi:10.1080/01621459.1983.10478017).
+        """
+        self.check_expected()
+        return self.score(vectors) * np.float32(self.smearing if self.scale == "log" else 1)
+
+    def check_expected(self) -> None:
+        """Raise `ProbeError` where `expected` cannot be answered."""
+        if self.scale == "log" and self.smearing is None:
+            raise ProbeError(
+                f"the probe of {self.space.get('model')!r} has no smearing factor, so no expected loss; fit it again"
+            )
 
     def check_space(self, space: Mapping[str, object]) -> None:
         """Accept embeddings of this probe's space only.
@@ -132,12 +175,14 @@ class Probe:
         words, tensors = _read(Path(path))
         if _digest({k: v for k, v in words.items() if k != "digest"}, tensors) != words.get("digest"):
             raise FormatError(f"the probe {path} is damaged (its digest differs); copy or fit it again")
+        words = (_BEFORE if words["version"] == 1 else {}) | words
         try:
+            embedding = _affine("", words["alpha"], tensors)
             return cls(
-                embedding=_affine("", words["alpha"], tensors),
-                pixels=None
-                if words["pixels_alpha"] is None
-                else _affine("pixels.", words["pixels_alpha"], tensors),
+                embedding=embedding,
+                pixels=None if words["pixels_alpha"] is None else _affine("pixels.", words["pixels_alpha"], tensors),
+                spread=None if words["spread"] is None else _spread(words["spread"], tensors),
+                reach=None if words["reach"] is None else _reach(words["reach"], tensors, embedding),
                 **{k: words[k] for k in _WORDS if k != "feature_names"},
                 feature_names=tuple(words["feature_names"]),
             )
@@ -151,7 +196,7 @@ class Probe:
         """
         plain = {
             "format": f"{_FORMAT}-json",
-            "version": _VERSION,
+            "version": 1,
             "weights": self.embedding.weights_d.tolist(),
             "bias": self.embedding.intercept,
             "scale": self.scale,
@@ -162,7 +207,15 @@ class Probe:
         return write_bytes(path, _json(plain).encode(), overwrite=overwrite)
 
     def _all_tensors(self) -> dict[str, np.ndarray]:
-        return _tensors("", self.embedding) | ({} if self.pixels is None else _tensors("pixels.", self.pixels))
+        tensors = _tensors("", self.embedding)
+        if self.pixels is not None:
+            tensors |= _tensors("pixels.", self.pixels)
+        if self.spread is not None:
+            tensors |= _tensors("spread.", self.spread.log_spread)
+        if self.reach is not None:
+            tensors["reach.points"] = np.ascontiguousarray(self.reach.points_md, np.float32)
+            tensors["reach.counts"] = np.ascontiguousarray(self.reach.counts_m, np.int64)
+        return tensors
 
     def _words(self) -> dict[str, object]:
         words = {k: getattr(self, k) for k in _WORDS}
@@ -176,6 +229,10 @@ class Probe:
             **alphas,
             **words,
             "feature_names": list(self.feature_names),
+            "spread": None
+            if self.spread is None
+            else {k: getattr(self.spread, k) for k in _SPREAD} | {"ridge_alpha": self.spread.log_spread.alpha},
+            "reach": None if self.reach is None else {k: getattr(self.reach, k) for k in _REACH},
         }
 
     def _in_units(self, linear: np.ndarray) -> np.ndarray:
@@ -243,14 +300,26 @@ def _check_scale(scale: str) -> None:
 
 def _tensors(prefix: str, part: Affine) -> dict[str, np.ndarray]:
     values = (part.weights_d, [part.intercept], part.mean_d, part.scale_d)
-    return {
-        prefix + name: np.ascontiguousarray(v, np.float64) for name, v in zip(_TENSORS, values, strict=True)
-    }
+    return {prefix + name: np.ascontiguousarray(v, np.float64) for name, v in zip(_TENSORS, values, strict=True)}
 
 
 def _affine(prefix: str, alpha: float, tensors: Mapping[str, np.ndarray]) -> Affine:
     weights, intercept, mean, scale = (tensors[prefix + name] for name in _TENSORS)
     return Affine(weights_d=weights, intercept=float(intercept[0]), mean_d=mean, scale_d=scale, alpha=alpha)
+
+
+def _spread(words: Mapping[str, float], tensors: Mapping[str, np.ndarray]) -> Spread:
+    ridge = _affine("spread.", words["ridge_alpha"], tensors)
+    return Spread(log_spread=ridge, **{k: words[k] for k in _SPREAD})
+
+
+def _reach(words: Mapping[str, float], tensors: Mapping[str, np.ndarray], embedding: Affine) -> Reach:
+    return Reach(
+        points_md=tensors["reach.points"],
+        counts_m=tensors["reach.counts"],
+        weights_d=np.abs(embedding.weights_d),
+        **{k: words[k] for k in _REACH},
+    )
 
 
 def _json(words: Mapping[str, object]) -> str:
@@ -275,13 +344,11 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
             header = (file.metadata() or {}).get("geoelle")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as cause:
-        raise FormatError(
-            f"the probe {path} is unreadable ({cause}); name a whole .safetensors file"
-        ) from cause
+        raise FormatError(f"the probe {path} is unreadable ({cause}); name a whole .safetensors file") from cause
     try:
         words = json.loads(header or "")
     except ValueError as cause:
         raise FormatError(f"{path} is not a geoelle probe (no geoelle header); name another file") from cause
-    if not isinstance(words, dict) or (words.get("format"), words.get("version")) != (_FORMAT, _VERSION):
-        raise FormatError(f"{path} is not a {_FORMAT} of version {_VERSION}; use the geoelle that wrote it")
+    if not isinstance(words, dict) or words.get("format") != _FORMAT or words.get("version") not in (1, _VERSION):
+        raise FormatError(f"{path} is not a {_FORMAT} of version 1 or {_VERSION}; use the geoelle that wrote it")
     return words, tensors

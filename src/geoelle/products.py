@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from odc.geo.geobox import GeoBox
 
-from geoelle.area import Lattice
-from geoelle.embed import space_of
+from geoelle.bands import Bands
+from geoelle.dense import Agreement, PatchScores, agreement
+from geoelle.embed import PATCH_POOLING, space_of
 from geoelle.embeddings import Embeddings
-from geoelle.errors import ProbeError, ReadError
+from geoelle.errors import ProbeError, ReadError, SpaceMismatch
 from geoelle.files import sha256, write_bytes
 from geoelle.item import ItemFacts, OutputFile, SourceItem, strip_url, write_item
 from geoelle.models import Model
+from geoelle.patches import offsets_a_side
 from geoelle.plan import Plan
 from geoelle.probe import Probe
 from geoelle.quicklook import CREDIT, MapText, Scene
@@ -28,15 +31,13 @@ from geoelle.raster import BandStatistics, geobox_of, paint, write_cog, write_za
 from geoelle.report import Counts, MapFacts, map_pictures, map_report
 from geoelle.run import Outcome, Progress, finish, run_embed
 from geoelle.scores import score_rows
-from geoelle.style import Ramp, write_qml
+from geoelle.style import write_qml
 
-__all__ = ["BANDS", "Product", "layers", "probe_for", "run_map", "shipped_probe"]
+__all__ = ["Product", "probe_for", "run_map", "shipped_probe"]
 
 WEIGHTS = Path(__file__).parent / "weights"
-BANDS = ("difficulty", "complexity", "excess", "date")
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 ZARR = "application/vnd+zarr"
-EPOCH = np.datetime64("1970-01-01", "s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +66,10 @@ def probe_for(plan: Plan, path: Path | None) -> Probe:
     Raises: ProbeError (none ships), SpaceMismatch, FormatError.
     """
     if path is None:
-        return shipped_probe(plan.model, plan.bands)
+        return shipped_probe(plan.model, plan.bands, dense=plan.job.dense)
     probe = Probe.load(path)
-    probe.check_space(space_of(plan.model, plan.bands))
+    _check_kind(probe, path, plan.job.dense)
+    probe.check_space(space_of(plan.model, plan.bands, dense=plan.job.dense))
     if probe.pixels is None:
         raise ProbeError(
             f"the probe {path} has no pixel part, so a map would lack complexity and excess; fit it with geoelle fit"
@@ -75,40 +77,51 @@ def probe_for(plan: Plan, path: Path | None) -> Probe:
     return probe
 
 
-def shipped_probe(model: Model, bands: tuple[str, ...]) -> Probe:
-    """Return the probe in the wheel for a model and its bands.
+def _check_kind(probe: Probe, path: Path, dense: bool) -> None:
+    """Refuse a probe of chips for a dense map, and one of patches for another."""
+    of_patches = probe.space.get("pooling") == PATCH_POOLING
+    if of_patches and not dense:
+        raise SpaceMismatch(f"the probe {path} is of patches, which a map of chips has none of; add --dense")
+    if dense and not of_patches:
+        raise SpaceMismatch(
+            f"the probe {path} is of chips, and a dense map needs one of patches; fit one (geoelle embed --loss "
+            "--dense, then geoelle fit --dense), or leave out --dense"
+        )
+
+
+def shipped_probe(model: Model, bands: tuple[str, ...], *, dense: bool = False) -> Probe:
+    """Return the probe in the wheel for a model and its bands, of chips or of patches (`dense`).
 
     Raises: ProbeError.
     """
-    space = space_of(model, bands)
-    for file in sorted(WEIGHTS.glob(f"{model.card.name}-probe-*.safetensors")):
-        if (probe := Probe.load(file)).space == space:
-            return probe
+    if probe := _shipped(model, bands, dense):
+        return probe
+    kind, flag = ("dense probe", " --dense") if dense else ("probe", "")
     raise ProbeError(
-        f"no probe ships for {model.card.name} with these weights and the bands {' '.join(bands)}; fit one "
-        "(geoelle embed --loss, then geoelle fit) and pass it with --probe"
+        f"no {kind} ships for {model.card.name} with these weights and the bands {' '.join(bands)}; fit one "
+        f"(geoelle embed --loss{flag}, then geoelle fit{flag}) and pass it with --probe"
     )
 
 
-def layers(embeddings: Embeddings, probe: Probe) -> dict[str, np.ndarray]:
-    """Return the bands of the map, each float32 (n,): difficulty, complexity, excess, and days since 1970-01-01."""
-    days = (embeddings.times_n - EPOCH) / np.timedelta64(1, "D")
-    return {
-        "difficulty": probe.score(embeddings.vectors_nd),
-        "complexity": probe.complexity(embeddings.features_nf),
-        "excess": probe.excess(embeddings.vectors_nd, embeddings.features_nf),
-        "date": np.where(embeddings.valid_n, days, np.nan).astype(np.float32),
-    }
+def _shipped(model: Model, bands: tuple[str, ...], dense: bool) -> Probe | None:
+    space = space_of(model, bands, dense=dense)
+    probes = map(Probe.load, sorted(WEIGHTS.glob(f"{model.card.name}-probe-*.safetensors")))
+    return next((probe for probe in probes if probe.space == space), None)
 
 
 def run_map(
-    plan: Plan, probe: Probe, out: Path, *, overwrite: bool = False, progress: Progress | None = None
-) -> Product:
+    plan: Plan, probe: Probe, out: Path, *, expected: bool = False, overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Product:  # fmt: skip
     """Embed what is missing, then write the map of each zone that holds a valid chip, and the manifest.
 
-    Raises: as `run_embed`; ReadError (no chip is valid, so there is nothing to map).
+    With `expected`, difficulty is the mean loss instead of the typical one.
+
+    Raises: as `run_embed`; ProbeError (no smearing factor for `expected`); ReadError (no chip is valid).
     """
-    outcome = run_embed(plan, out, overwrite=overwrite, progress=progress)
+    dense = plan.job.dense
+    bands = Bands(probe=probe, expected=expected, dense=dense)
+    outcome = run_embed(plan, out, overwrite=overwrite, progress=progress, probe=probe if dense else None)
     if not outcome.counts["read"]:
         raise ReadError(
             "no map can be made: none of {planned} chips has enough valid pixels, {skipped} assets were skipped; "
@@ -116,45 +129,69 @@ def run_map(
         )
     files: list[Path] = []
     statistics: dict[str, dict[str, float | None]] = {}
-    for lattice, _ in plan.zones:
-        stem = "difficulty" if len(plan.zones) == 1 else f"difficulty_{lattice.epsg}"
-        parts = [p for p in outcome.parts if p.name.startswith(f"part-{lattice.epsg}_")]
+    compared: dict[str, Agreement] = {}
+    for lattice, cells in plan.cells:
+        stem = "difficulty" if len(plan.cells) == 1 else f"difficulty_{lattice.epsg}"
+        parts, patches = (
+            [p for p in files_of if p.name.startswith(f"part-{lattice.epsg}_")]
+            for files_of in (outcome.parts, outcome.patches)
+        )
         embeddings = Embeddings.read(parts)
-        if not embeddings.valid_n.any():
+        values = bands.of_patches(PatchScores.read(patches).at(cells)) if dense else bands.values(embeddings)
+        if not np.isfinite(values["difficulty"]).any():
             continue
-        raster = paint(embeddings.addresses, layers(embeddings, probe))
-        files += _write_zone(plan, probe, outcome, embeddings, raster, out / stem)
-        for band, values in zip(BANDS, raster.values, strict=True):
-            statistics[f"{stem}:{band}"] = asdict(BandStatistics.of(values))
+        raster = paint(cells if dense else embeddings.addresses, values)
+        if dense and (of_chips := _shipped(plan.model, plan.bands, dense=False)):
+            compared[stem] = agreement(values["difficulty"], cells, embeddings, of_chips)
+        files += _write_zone(plan, bands, outcome, embeddings, raster, out / stem, compared.get(stem))
+        for band, layer in zip(bands.names, raster.values, strict=True):
+            statistics[f"{stem}:{band}"] = asdict(BandStatistics.of(layer))
+    if not files:
+        raise ReadError(
+            "no map can be made: no cell of the area lies in a valid chip ({read} of {planned} chips are); "
+            "choose other --dates or --bbox".format(**outcome.counts)
+        )
     finish(
         outcome,
         plan,
         files,
         {
-            "probe": {"digest": probe.digest, "space": dict(probe.space), "scores": dict(probe.scores)},
+            "probe": {
+                "digest": probe.digest,
+                "space": dict(probe.space),
+                "scores": dict(probe.scores),
+                "trust": dict(probe.trust),
+            },
             "statistics": statistics,
+            **({"chip_map": {name: asdict(found) for name, found in compared.items()}} if dense else {}),
         },
     )
-    return Product(
-        out=out, files=tuple(files), counts=outcome.counts, lines=_lines(plan, probe, statistics), statistics=statistics
-    )
+    lines = (*(_told(found) for found in compared.values()), *_lines(plan, bands, statistics))
+    return Product(out=out, files=tuple(files), counts=outcome.counts, lines=lines, statistics=statistics)
+
+
+def _told(found: Agreement) -> str:
+    """Say how a dense map agrees with the chip-level one."""
+    r = "no r" if found.r is None else f"r = {found.r:.3f}"
+    return f"averaged over {found.chips} whole chips, against the chip probe that ships: {r}"
 
 
 def _write_zone(
-    plan: Plan, probe: Probe, outcome: Outcome, embeddings: Embeddings, raster: xr.DataArray, stem: Path
-) -> list[Path]:
+    plan: Plan, bands: Bands, outcome: Outcome, embeddings: Embeddings, raster: xr.DataArray, stem: Path,
+    compared: Agreement | None,
+) -> list[Path]:  # fmt: skip
     """Write the files of one zone beside each other; the STAC item last, since it holds their hashes."""
-    units = [_unit(probe), _unit(probe), "ln" if probe.scale == "log" else _unit(probe), "days since 1970-01-01"]
-    texts = {"descriptions": BANDS, "units": units, "tags": _tags(plan, probe), "overwrite": True}
-    ramps = _ramps(raster, probe)
-    card, lattice = plan.model.card, embeddings.addresses.lattice
+    units, probe = tuple(bands.units.values()), bands.probe
+    texts = {"descriptions": bands.names, "units": units, "tags": _tags(plan, bands), "overwrite": True}
+    ramps = bands.ramps(raster)
+    card, box = plan.model.card, geobox_of(raster)
     text = MapText(
         title=f"Where {card.name} finds the ground hard",
-        subtitle=f"{plan.found.sensor.title}, {_when(plan)}; cells of {lattice.cell_m:g} m, EPSG:{lattice.epsg}",
+        subtitle=f"{plan.found.sensor.title}, {_when(plan)}; cells of {box.resolution.x:g} m, EPSG:{box.crs.epsg}",
         reading=card.reading,
         credit=_credit(plan),
     )
-    pictures = map_pictures(raster, ramps, text, scene=_scene(embeddings, raster))
+    pictures = map_pictures(raster, ramps, text, scene=_scene(embeddings))
     files = [
         OutputFile(
             key="difficulty",
@@ -187,7 +224,7 @@ def _write_zone(
             title="Quicklook",
         ),
     ]
-    page = map_report(_facts(plan, probe, outcome, lattice, {f.path.name: f.path for f in files}), pictures)
+    page = map_report(_facts(plan, bands, outcome, box, {f.path.name: f.path for f in files}, compared), pictures)
     report = stem.with_name(stem.name.replace("difficulty", "report") + ".html")
     files.append(
         OutputFile(
@@ -200,7 +237,7 @@ def _write_zone(
     )
     item = write_item(
         stem.with_name(stem.name.replace("difficulty", "item") + ".json"),
-        ItemFacts(id=stem.name, **_period(plan), descriptions=BANDS, units=tuple(units),
+        ItemFacts(id=stem.name, **_period(plan), descriptions=bands.names, units=units,
                   properties={"geoelle:space": dict(probe.space), "geoelle:counts": outcome.counts}),
         raster,
         files=files,
@@ -210,19 +247,10 @@ def _write_zone(
     return [*(f.path for f in files), item]
 
 
-def _ramps(raster: xr.DataArray, probe: Probe) -> dict[str, Ramp]:
-    typical = "typical loss" if probe.scale == "log" else "expected loss"
-    return {
-        "difficulty": Ramp.sequential(raster.values[0], label=typical, unit=_unit(probe)),
-        "complexity": Ramp.sequential(raster.values[1], label="what pixels alone predict", unit=_unit(probe)),
-        "excess": Ramp.diverging(
-            raster.values[2], label="ln(difficulty / complexity)" if probe.scale == "log" else "difficulty - complexity"
-        ),
-    }
-
-
-def _facts(plan: Plan, probe: Probe, outcome: Outcome, lattice: Lattice, files: dict[str, Path]) -> MapFacts:
-    card, area = plan.model.card, plan.job.area
+def _facts(
+    plan: Plan, bands: Bands, outcome: Outcome, box: GeoBox, files: dict[str, Path], compared: Agreement | None
+) -> MapFacts:
+    card, area, probe = plan.model.card, plan.job.area, bands.probe
     reasons = Counter(row["cause"] for row in outcome.skipped)
     fit = dict(probe.scores).get("tables", [])
     return MapFacts(
@@ -236,38 +264,44 @@ def _facts(plan: Plan, probe: Probe, outcome: Outcome, lattice: Lattice, files: 
         reading=card.reading,
         sensor=plan.found.sensor.title,
         source=plan.found.endpoint,
-        epsg=(lattice.epsg,),
-        cell_m=lattice.cell_m,
+        epsg=(box.crs.epsg,),
+        cell_m=box.resolution.x,
         counts=Counts(planned=outcome.counts["planned"], read=outcome.counts["read"], empty=outcome.counts["empty"],
                       skipped=reasons),
         items=tuple(sorted({i.id for look in plan.looks for i in look.items})),
         warnings=(
             f"Clouds: {plan.found.sensor.note}",
             *((f"The probe behind this map, on places held out: {fit[0]['sentence']}",) if fit else ()),
+            *bands.warnings(),
         ),
         scores=score_rows(fit[0]) if fit else (),
+        more=_dense_facts(plan, compared) if plan.job.dense else {},
         versions=dict(probe.versions),
         files={name: sha256(path) for name, path in files.items() if path.is_file()},
         credit=_credit(plan),
     )  # fmt: skip
 
 
-def _unit(probe: Probe) -> str:
-    return str(probe.data.get("unit", ""))
+def _dense_facts(plan: Plan, compared: Agreement | None) -> dict[str, str]:
+    """Return what only the page of a dense map says."""
+    lattice = plan.zones[0][0]
+    seen = offsets_a_side(lattice) ** 2
+    rows = {
+        "Patches": f"each the mean of up to {seen} chips, {lattice.cell_m:g} m apart, that see it; "
+        "shift_sd is the spread over them, which is no uncertainty of the difficulty",
+        "Scores": "those of the probe are scores of single patches, of one offset",
+    }
+    return rows if compared is None else rows | {"Chip-level map": _told(compared)}
 
 
-def _tags(plan: Plan, probe: Probe) -> dict[str, str]:
+def _tags(plan: Plan, bands: Bands) -> dict[str, str]:
     """Return the provenance inside the file, plain text a value."""
-    return {
+    probe = bands.probe
+    return bands.tags() | {
         "GEOELLE_SPACE": " | ".join(f"{k}={v}" for k, v in sorted(probe.space.items())),
         "GEOELLE_FINGERPRINT": plan.fingerprint,
         "GEOELLE_READING": plan.model.card.reading,
         "GEOELLE_PROBE": probe.digest,
-        "GEOELLE_SCALE": (
-            "fitted on log-loss: difficulty is a typical (median) loss; excess is ln(difficulty / complexity)"
-            if probe.scale == "log"
-            else "fitted on the loss: difficulty is an expected loss; excess is difficulty - complexity"
-        ),
         "GEOELLE_ITEMS": " ".join(sorted({i.id for look in plan.looks for i in look.items})),
         "GEOELLE_CLOUDS": plan.found.sensor.note,
         "GEOELLE_DATE": "; ".join(
@@ -313,7 +347,7 @@ def _self_href(item: Any) -> str | None:
     return strip_url(href) if href else None
 
 
-def _scene(embeddings: Embeddings, raster: xr.DataArray) -> Scene | None:
+def _scene(embeddings: Embeddings) -> Scene | None:
     """Return the mean colour of each chip, at its cell; None where the bands have no red, green and blue."""
     names = embeddings.header.feature_names
     wanted = [f"mean_{c}" for c in ("red", "green", "blue")]
@@ -321,15 +355,17 @@ def _scene(embeddings: Embeddings, raster: xr.DataArray) -> Scene | None:
         return None
     colours = {w: embeddings.features_nf[:, names.index(w)] for w in wanted}
     rgb = paint(embeddings.addresses, colours)
-    return Scene(rgb_yx3=np.moveaxis(rgb.values, 0, -1), bounds=tuple(geobox_of(raster).boundingbox.bbox))
+    return Scene(rgb_yx3=np.moveaxis(rgb.values, 0, -1), bounds=tuple(geobox_of(rgb).boundingbox.bbox))
 
 
-def _lines(plan: Plan, probe: Probe, statistics: dict[str, dict[str, float | None]]) -> tuple[str, ...]:
+def _lines(plan: Plan, bands: Bands, statistics: dict[str, dict[str, float | None]]) -> tuple[str, ...]:
     lines = []
     for name, s in statistics.items():
         if name.endswith(":difficulty") and s["mean"] is not None:
             lines.append(
                 f"{name.split(':')[0]}: difficulty {s['minimum']:.3g} to {s['maximum']:.3g}, "
-                f"mean {s['mean']:.3g} {_unit(probe)}"
+                f"mean {s['mean']:.3g} {bands.unit}"
             )
+        if name.endswith(":applicable") and s["mean"] is not None:
+            lines.append(f"{name.split(':')[0]}: {s['mean']:.1%} of the cells are in the area of applicability")
     return (*lines, f"How to read it: {plan.model.card.reading}")

@@ -34,6 +34,8 @@ __all__ = ["CREDIT", "MapText", "Scene", "quicklook"]
 CREDIT = "Contains modified Copernicus Sentinel data"
 
 _NODATA, _HATCH = "#d8dbe0", "#a3a9b1"
+_STRIPES = 9, ((0, 0.0), (1, 0.0), (2, 1.0), (3, 1.0))  # pixels apart; grey of each pixel that is drawn
+_OPAQUE = 0.55
 _AREA = 14.0  # square inches of one map
 _SIDES = (1.9, 7.4)  # inches a side of a map may have
 _PAGE = 5.4  # inches, narrowest
@@ -72,10 +74,10 @@ class Scene:
             raise FormatError(f"scene has shape {self.rgb_yx3.shape}; give (y, x, 3) of red, green, blue")
 
 
-def quicklook(
-    raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scene: Scene | None = None
-) -> bytes:
+def quicklook(raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scene: Scene | None = None) -> bytes:
     """Draw one panel a ramp, keyed by band, after the scene if there is one; return the bytes of a PNG.
+
+    Where the raster has a band `applicable`, cells of 0 are hatched on every layer.
 
     Raises:
         FormatError: not a raster, no ramp, or a ramp for a band it does not have.
@@ -89,7 +91,8 @@ def quicklook(
     with matplotlib.rc_context(STYLE):
         sheet = _Sheet.plan(len(ramps) + (scene is not None), grid, text)
         figure = Figure(figsize=sheet.inches, dpi=DPI)
-        sheet.write(figure, text)
+        outside_yx = raster.sel(band="applicable").values == 0 if "applicable" in bands else np.zeros(box.shape, bool)
+        sheet.write(figure, text, hatched=bool(outside_yx.any()))
         axes = [sheet.panel(figure, i, grid) for i in range(sheet.count)]
         if scene is not None:
             west, south, east, north = scene.bounds
@@ -98,6 +101,7 @@ def quicklook(
         for i, (name, ramp) in enumerate(ramps.items(), start=scene is not None):
             image = _paint(axes[i], raster.sel(band=name).values, ramp, grid)
             _colour_bar(figure.add_axes(sheet.bar(i)), image, ramp)
+            _hatch(axes[i], outside_yx, grid, sheet.map_inches)
         for i, name in enumerate((["scene"] if scene is not None else []) + list(ramps)):
             axes[i].set_title(f"{'abcdefghijkl'[i]}  {name}", pad=5)
             axes[i].set(xlim=(grid.bounds[0], grid.bounds[2]), ylim=(grid.bounds[1], grid.bounds[3]))
@@ -210,7 +214,7 @@ class _Sheet:
         axis.tick_params(labelleft=i % self.columns == 0)
         return axis
 
-    def write(self, figure: Figure, text: MapText) -> None:
+    def write(self, figure: Figure, text: MapText, *, hatched: bool) -> None:
         across, along = self.inches
         left, top = _MARGIN / across, 1 - _MARGIN / along
         (title, subtitle), foot = (["\n".join(lines) for lines in self.head]), "\n".join(self.foot)
@@ -219,9 +223,11 @@ class _Sheet:
         figure.text(left, top - below - 0.02 / along, subtitle, color=MUTED, va="top", linespacing=1.25)
         figure.text(left, (self.foot_inches - 0.04) / along, foot, va="top", linespacing=1.25)
         figure.text(left, 0.08 / along, text.credit, size=7, color=MUTED, va="bottom")
-        key = Patch(fc=_NODATA, ec=_HATCH, hatch="//////", lw=0.5, label="no data")
+        keys = [Patch(fc=_NODATA, ec=_HATCH, hatch="//////", lw=0.5, label="no data")]
+        if hatched:
+            keys.append(Patch(fc="white", ec=INK, hatch="\\\\\\\\", lw=0.5, label="outside the area of applicability"))
         figure.legend(
-            handles=[key], loc="lower right", bbox_to_anchor=(1 - 0.06 / across, 0.0), frameon=False,
+            handles=keys, ncols=len(keys), loc="lower right", bbox_to_anchor=(1 - 0.06 / across, 0.0), frameon=False,
             fontsize=7, handlelength=1.6, labelcolor=MUTED, borderaxespad=0.2,
         )  # fmt: skip
 
@@ -234,6 +240,24 @@ def _paint(axis: Axes, values_yx: np.ndarray, ramp: Ramp, grid: _Grid) -> AxesIm
     west, south, east, north = grid.bounds
     extent, norm = (west, east, south, north), Normalize(ramp.low, ramp.high)
     return axis.imshow(values_yx, cmap=colormap(ramp), norm=norm, extent=extent, interpolation="nearest")
+
+
+def _hatch(axis: Axes, outside_yx: np.ndarray, grid: _Grid, map_inches: tuple[float, float]) -> None:
+    """Stripe the cells outside, a dark line beside a light one, so that both show on any colour and let it through.
+
+    Drawn as pixels of the page: patches of many thousand cells would take minutes.
+    """
+    if not outside_yx.any():
+        return
+    across, down = (max(1, round(inches * DPI)) for inches in map_inches)
+    rows, cols = (np.arange(n) * cells // n for n, cells in zip((down, across), outside_yx.shape, strict=True))
+    apart, lines = _STRIPES
+    phase_yx = (np.arange(across) - np.arange(down)[:, None]) % apart
+    rgba_yx4 = np.zeros((down, across, 4))
+    for at, grey in lines:
+        rgba_yx4[(phase_yx == at) & outside_yx[np.ix_(rows, cols)]] = (grey, grey, grey, _OPAQUE)
+    west, south, east, north = grid.bounds
+    axis.imshow(rgba_yx4, extent=(west, east, south, north), interpolation="nearest")
 
 
 def _colour_bar(axis: Axes, image: AxesImage, ramp: Ramp) -> None:

@@ -1,4 +1,4 @@
-"""Make the HTML page of a map or of a fit: one file, warnings first, nulls beside the score.
+"""Make the HTML page of a map, of a fit or of ranked chips: one file, warnings first, nulls beside the score.
 
 The pictures travel inside the page as base64, there is no script, nothing is fetched, every text is escaped.
 """
@@ -15,15 +15,18 @@ import xarray as xr
 
 from geoelle.figures import DPI, Score, calibration, histogram, places, score_bars
 from geoelle.quicklook import CREDIT, MapText, Scene, quicklook
+from geoelle.scores import Terms
 from geoelle.style import Ramp
 
 __all__ = [
     "Counts",
     "FitFacts",
+    "GalleryFacts",
     "MapFacts",
     "Picture",
     "fit_pictures",
     "fit_report",
+    "gallery_report",
     "map_pictures",
     "map_report",
 ]
@@ -107,7 +110,8 @@ class MapFacts:
 class FitFacts:
     """State what a fit rests on; texts are printed as they are.
 
-    `block_m` is the side of a held-out block in metres. `scores` as in `MapFacts`.
+    `held_out` says what was held out, `folds` how many times. `sensor` is empty where there is no imagery. `scores` as
+    in `MapFacts`.
     """
 
     title: str
@@ -118,13 +122,30 @@ class FitFacts:
     sensor: str
     chips: int
     places: int
-    block_m: float
+    held_out: str
     folds: int
     alpha: str
     scores: tuple[Mapping[str, object], ...]
+    terms: Terms = field(default_factory=Terms)
     items: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     more: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    credit: str = CREDIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryFacts:
+    """State what lists of chips are of; texts are printed as they are."""
+
+    title: str
+    summary: str
+    reading: str
+    more: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    scores: tuple[Mapping[str, object], ...] = ()
+    items: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     credit: str = CREDIT
@@ -152,16 +173,25 @@ def map_report(facts: MapFacts, figures: Sequence[Picture]) -> str:
 
 def fit_report(facts: FitFacts, figures: Sequence[Picture]) -> str:
     """Return the page of a fit: warnings, first figure, how to read it, scores, other figures, facts."""
+    terms = facts.terms
+    places = f"{facts.places:,} {terms.places}" if terms.places else ""
     rows = {
         "What": f"{facts.target} of {facts.model}, read linearly from its embedding",
         "Space": facts.space,
         "Imagery": facts.sensor,
-        "Chips": f"{facts.chips:,} of {facts.places:,} places",
-        "Held out": f"{facts.folds} folds of blocks of {facts.block_m / 1000:g} km",
+        terms.rows.capitalize(): f"{facts.chips:,} of {places}" if places else f"{facts.chips:,}",
+        "Held out": facts.held_out,
         "Alpha": facts.alpha,
     }
-    summary = f"{facts.chips:,} chips · {facts.places:,} places · {facts.folds} folds · {facts.model}"
+    rows = {name: text for name, text in rows.items() if text}
+    told = [f"{facts.chips:,} {terms.rows}", places, f"{facts.folds} folds", facts.model]
+    summary = " · ".join(text for text in told if text)
     return _page(facts, rows, figures, summary=summary, lost=[])
+
+
+def gallery_report(facts: GalleryFacts, figures: Sequence[Picture]) -> str:
+    """Return the page of ranked chips: warnings, first sheet, how to read it, scores, other sheets, facts."""
+    return _page(facts, {}, figures, summary=facts.summary, lost=[])
 
 
 def map_pictures(
@@ -176,8 +206,9 @@ def map_pictures(
     name, ramp = next(iter(ramps.items()))
     spread = histogram(raster.sel(band=name).values, ramp)
     seen = "The scene, then each" if scene is not None else "Each"
+    beyond = "; striped: outside the area of applicability" if "applicable" in raster["band"].values else ""
     return (
-        Picture(title="Map", caption=f"{seen} layer at one pixel a cell; hatched: no data.", png=drawn),
+        Picture(title="Map", caption=f"{seen} layer at one pixel a cell; hatched: no data{beyond}.", png=drawn),
         Picture(title=f"Distribution of {name}", caption="Cells by value, in the map's colours.", png=spread),
     )
 
@@ -215,7 +246,7 @@ def fit_pictures(
 
 
 def _page(
-    facts: MapFacts | FitFacts, rows: Mapping[str, str], figures: Sequence[Picture], *,
+    facts: MapFacts | FitFacts | GalleryFacts, rows: Mapping[str, str], figures: Sequence[Picture], *,
     summary: str, lost: list[str],
 ) -> str:  # fmt: skip
     columns = list(dict.fromkeys(name for row in facts.scores for name in row))

@@ -1,11 +1,15 @@
 """Fit a ridge whose strength is chosen on held-out ground, and predict every point from folds without it.
 
-The numerics of `geoelle.probe`: float64, centred and standardised inputs, one eigendecomposition of the
-smaller Gram matrix for all strengths and all targets.
+The numerics of `geoelle.probe`, float64 throughout. With at least as many rows as inputs, the moments of a training
+part are those of everything minus those of the rows left out (`geoelle.moments`), so that choosing a strength costs
+about one fit; where that subtraction would cancel, they are summed from the rows. With fewer rows than inputs, one
+eigendecomposition of the Gram matrix of the rows serves every strength.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Self
 
 import numpy as np
@@ -15,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from geoelle.errors import HoldoutError, ProbeError
 from geoelle.holdout import default_cv
+from geoelle.moments import Moments, Ridges, origin_of, shrunk, squared_errors
 
 __all__ = [
     "ALPHAS",
@@ -28,6 +33,8 @@ __all__ = [
 ]
 
 ALPHAS: tuple[float, ...] = tuple(float(a) for a in np.logspace(-3, 6, 19))
+_FLOATS = (np.float64, np.float32)
+_CACHED = 2**16  # numbers converted to float64 at a time where a map is applied (512 kB)
 
 
 class _Affine(RegressorMixin, BaseEstimator):
@@ -36,15 +43,16 @@ class _Affine(RegressorMixin, BaseEstimator):
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return w'x + b, float64 (n,)."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        return X @ self.coef_ + self.intercept_
+        X = validate_data(self, X, dtype=_FLOATS, reset=False)
+        return _apply(X, self.coef_, self.intercept_)
 
     def _validated(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
+        X, y = validate_data(self, X, y, dtype=_FLOATS, y_numeric=True, ensure_min_samples=2)
+        return X, y.astype(np.float64, copy=False)[:, None]
 
-    def _learn(self, path: "_Path", alpha: float) -> Self:
-        self.coef_, self.intercept_ = path.affine(alpha)
-        self.mean_, self.scale_ = path.mean_d, path.scale_d
+    def _learn(self, ridges: Ridges) -> Self:
+        self.coef_, self.intercept_ = ridges.affine()
+        self.mean_, self.scale_ = ridges.mean_d, ridges.scale_d
         return self
 
 
@@ -69,9 +77,8 @@ class RidgeProbe(_Affine):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Learn from (n, d) inputs and (n,) targets."""
-        X, y = self._validated(X, y)
-        (alpha,) = _checked_alphas([self.alpha])
-        return self._learn(_Path(X, y[:, None]), alpha)
+        X, y_n1 = self._validated(X, y)
+        return self._learn(_ridges(X, y_n1, checked_alphas([self.alpha])))
 
 
 class RidgeProbeCV(_Affine):
@@ -91,13 +98,18 @@ class RidgeProbeCV(_Affine):
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Self:
         """Learn from (n, d) inputs, (n,) targets and the ground they stand on."""
-        X, y = self._validated(X, y)
+        X, y_n1 = self._validated(X, y)
         cv = default_cv(groups) if self.cv is None else self.cv
-        self.alphas_ = _checked_alphas(self.alphas)
-        sse_at = _held_out_sse(X, y[:, None], cv, groups, self.alphas_)
-        self.mse_path_ = sse_at[:, 0] / len(X)
-        self.alpha_ = float(self.alphas_[_strongest_best(sse_at)[0]])
-        return self._learn(_Path(X, y[:, None]), self.alpha_)
+        alphas_a = checked_alphas(self.alphas)
+        sse_at, moments = _held_out(X, y_n1, cv, groups, alphas_a)
+        return self.settle(alphas_a, sse_at[:, 0] / len(X), lambda alpha_1: _ridges(X, y_n1, alpha_1, moments))
+
+    def settle(self, alphas_a: np.ndarray, mse_a: np.ndarray, ridges_at: Callable[[np.ndarray], Ridges]) -> Self:
+        """Take the strength of the least held-out error, and the ridge on everything under it."""
+        self.alphas_, self.mse_path_ = alphas_a, mse_a
+        best = strongest_best(mse_a[:, None])
+        self.alpha_ = float(alphas_a[best][0])
+        return self._learn(ridges_at(alphas_a[best]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,7 +151,7 @@ class Affine:
         x = np.asarray(x)
         if x.shape[-1:] != self.weights_d.shape:
             raise ProbeError(f"the probe takes {len(self.weights_d)} inputs, not {x.shape}; check the model")
-        return x.astype(np.float64) @ self.weights_d + self.intercept
+        return _apply(x, self.weights_d, self.intercept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,17 +193,22 @@ def nested_ridge(
 
     Raises `HoldoutError` where a splitter cannot split, `ProbeError` for alphas or values that are unusable.
     """
-    X_nd, y_nt, alphas_a = np.asarray(X_nd, np.float64), np.asarray(y_nt, np.float64), _checked_alphas(alphas)
+    X_nd, y_nt, alphas_a = np.asarray(X_nd), np.asarray(y_nt, np.float64), checked_alphas(alphas)
+    X_nd = X_nd if X_nd.dtype in _FLOATS else X_nd.astype(np.float64)
     if not (np.isfinite(X_nd).all() and np.isfinite(y_nt).all()):
         raise ProbeError(f"a probe cannot be fitted to {X_nd.shape} inputs with NaN or inf; drop those rows")
     predicted_nt, fold_n, chosen = np.full(y_nt.shape, np.nan), np.full(len(y_nt), -1), []
     for k, (train, test) in enumerate(cv.split(X_nd, None, groups)):
-        chosen.append(np.repeat(alphas_a, y_nt.shape[1]))
+        # moments of this fold's own rows: what is held out must not reach a prediction even by rounding
+        x_md, y_mt, moments = X_nd[train], y_nt[train], None
+        best_t = np.zeros(y_nt.shape[1], np.int64)
         if len(alphas_a) > 1:
             groups_k = None if groups is None else np.asarray(groups)[train]
-            sse_at = _held_out_sse(X_nd[train], y_nt[train], inner_cv(cv, groups_k), groups_k, alphas_a)
-            chosen[k] = alphas_a[_strongest_best(sse_at)]
-        predicted_nt[test] = _Path(X_nd[train], y_nt[train]).predict(X_nd[test], chosen[-1])
+            sse_at, moments = _held_out(x_md, y_mt, inner_cv(cv, groups_k), groups_k, alphas_a)
+            best_t = strongest_best(sse_at)
+        used, strength_t = np.unique(best_t, return_inverse=True)
+        predicted_nt[test] = _ridges(x_md, y_mt, alphas_a[used], moments).predict(X_nd[test], strength_t)
+        chosen.append(alphas_a[best_t])
         fold_n[test] = k
     return Nested(predicted_nt=predicted_nt, alphas_kt=np.array(chosen), fold_n=fold_n)
 
@@ -201,67 +218,136 @@ def inner_cv(cv: BaseCrossValidator, groups: np.ndarray | None) -> BaseCrossVali
     return cv.inner(groups) if hasattr(cv, "inner") else cv
 
 
-class _Path:
-    """All ridges of (n, d) inputs on (n, t) targets, over every alpha, from one eigendecomposition."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """The rows a split tests, the rows in neither part (a buffer), and how many it trains on.
 
-    def __init__(self, X_nd: np.ndarray, y_nt: np.ndarray) -> None:
-        n, d = X_nd.shape
-        self.mean_d = X_nd.mean(0)
-        std_d = X_nd.std(0)
-        constant = std_d <= 10 * np.finfo(np.float64).eps * np.abs(X_nd).max(0)
-        self.scale_d = np.where(constant, 1.0, std_d)
-        self.y_mean_t = y_nt.mean(0)
-        z_nd = (X_nd - self.mean_d) / self.scale_d
-        z_nd[:, constant] = 0.0
-        y_nt = y_nt - self.y_mean_t
-        if d <= n:
-            values, self.basis_de = np.linalg.eigh(z_nd.T @ z_nd)
-            self.target_et = self.basis_de.T @ (z_nd.T @ y_nt)
-        else:
-            values, u_ne = np.linalg.eigh(z_nd @ z_nd.T)
-            self.basis_de, self.target_et = z_nd.T @ u_ne, u_ne.T @ y_nt
-        self.values_e = np.maximum(values, 0.0)
+    `drawn` is None, and the training rows are all others, except where a splitter draws a row twice or tests what it
+    trains on; nothing can be subtracted there.
+    """
 
-    def affine(self, alpha: float) -> tuple[np.ndarray, float]:
-        """Return (w, b) of the first target for raw inputs."""
-        w_d = self.basis_de @ (self.target_et[:, 0] / (self.values_e + alpha)) / self.scale_d
-        return w_d, float(self.y_mean_t[0] - w_d @ self.mean_d)
+    n: int
+    test: np.ndarray
+    buffer: np.ndarray
+    n_train: int
+    drawn: np.ndarray | None
 
-    def predict(self, X_md: np.ndarray, alpha_t: np.ndarray) -> np.ndarray:
-        """Predict (m, t), each target under its own alpha."""
-        w_dt = self.basis_de @ (self.target_et / (self.values_e[:, None] + alpha_t))
-        return (X_md - self.mean_d) / self.scale_d @ w_dt + self.y_mean_t
-
-    def squared_errors(self, X_md: np.ndarray, y_mt: np.ndarray, alphas_a: np.ndarray) -> np.ndarray:
-        """Return the sum of squared errors on unseen points, (a, t)."""
-        seen_me = (X_md - self.mean_d) / self.scale_d @ self.basis_de
-        shifted_mt = y_mt - self.y_mean_t
-        paths = (self.target_et / (self.values_e[:, None] + alpha) for alpha in alphas_a)
-        return np.stack([np.square(shifted_mt - seen_me @ weights_et).sum(0) for weights_et in paths])
+    @property
+    def train(self) -> np.ndarray:
+        """The numbers of the training rows, made when asked for: all splits together would outgrow the rows."""
+        if self.drawn is not None:
+            return self.drawn
+        trained_n = np.ones(self.n, bool)
+        trained_n[self.test] = trained_n[self.buffer] = False
+        return np.flatnonzero(trained_n)
 
 
-def _held_out_sse(
-    X_nd: np.ndarray,
-    y_nt: np.ndarray,
-    cv: BaseCrossValidator,
-    groups: np.ndarray | None,
-    alphas_a: np.ndarray,
-) -> np.ndarray:
-    """Sum the squared errors over the held-out points of every fold, (a, t)."""
+def splits_of(cv: BaseCrossValidator, X: np.ndarray, groups: np.ndarray | None) -> list[Split]:
+    """Return the splits of a splitter. Raises `HoldoutError` where one has nothing to train on or to test."""
+    splits = []
+    for k, (train, test) in enumerate(cv.split(X, None, groups)):
+        if len(train) < 2 or not len(test):
+            raise HoldoutError(
+                f"fold {k} trains on {len(train)} points and tests {len(test)}; use smaller blocks or fewer folds"
+            )
+        used_n = np.bincount(train, minlength=len(X)) + np.bincount(test, minlength=len(X))
+        buffer, drawn = np.flatnonzero(used_n == 0), train if used_n.max() > 1 else None
+        splits.append(Split(n=len(X), test=np.sort(test), buffer=buffer, n_train=len(train), drawn=drawn))
+    return splits
+
+
+def is_partition(splits: Sequence[Split]) -> bool:
+    """Whether every row is tested exactly once, so that the moments of the tests add up to those of everything."""
+    tested_n = np.bincount(np.concatenate([split.test for split in splits]), minlength=splits[0].n)
+    return bool((tested_n == 1).all())
+
+
+def _held_out(
+    X_nd: np.ndarray, y_nt: np.ndarray, cv: BaseCrossValidator, groups: np.ndarray | None, alphas_a: np.ndarray
+) -> tuple[np.ndarray, Moments | None]:
+    """Sum the squared errors over the held-out points of every fold, (a, t); return the moments of all rows too.
+
+    There are no moments where there are more inputs than rows.
+    """
+    (n, d), splits = X_nd.shape, splits_of(cv, X_nd, groups)
     total_at = np.zeros((len(alphas_a), y_nt.shape[1]))
-    for train, test in cv.split(X_nd, None, groups):
-        if len(train) < 2:
-            raise HoldoutError(f"an inner fold trains on {len(train)} points; use smaller blocks")
-        total_at += _Path(X_nd[train], y_nt[train]).squared_errors(X_nd[test], y_nt[test], alphas_a)
-    return total_at
+    if d > n:
+        for split in splits:
+            ridges = _ridges(X_nd[split.train], y_nt[split.train], alphas_a)
+            total_at += squared_errors(ridges, X_nd, y_nt, split.test, np.ones(total_at.shape, bool))
+        return total_at, None
+    origin_e = origin_of(X_nd, y_nt)
+    # Moments of all tests are kept where they take no more memory than the rows, and add up to those of everything.
+    # Past that a fold has fewer rows than inputs, and summing it twice costs less than its reduction in `ridges`.
+    kept = is_partition(splits) and len(splits) * d <= n
+    held_k = [Moments.of(X_nd, y_nt, origin_e, split.test) for split in splits] if kept else []
+    everything = reduce(add, held_k) if kept else Moments.of(X_nd, y_nt, origin_e)
+    for k, split in enumerate(splits):
+        held = held_k[k] if kept else Moments.of(X_nd, y_nt, origin_e, split.test)
+        ridges = _trained(X_nd, y_nt, split, everything, held, alphas_a)
+        sse_at, sure_at = held.squared_errors(ridges)
+        if not sure_at.all():
+            sse_at = np.where(sure_at, sse_at, squared_errors(ridges, X_nd, y_nt, split.test, ~sure_at))
+        total_at += sse_at
+    return total_at, everything
 
 
-def _strongest_best(sse_at: np.ndarray) -> np.ndarray:
+def _trained(
+    X_nd: np.ndarray, y_nt: np.ndarray, split: Split, everything: Moments, held: Moments, alphas_a: np.ndarray
+) -> Ridges:
+    """Return the ridges of a training part, by subtraction where that is cheaper than its rows and as exact."""
+    if split.drawn is None and len(split.buffer) < split.n_train >= X_nd.shape[1]:
+        left = held
+        if len(split.buffer):
+            left += Moments.of(X_nd, y_nt, everything.origin_e, split.buffer)
+        if (rest := everything - left).trusted:
+            return rest.ridges(alphas_a)
+    return _ridges(X_nd[split.train], y_nt[split.train], alphas_a)
+
+
+def _ridges(X_nd: np.ndarray, y_nt: np.ndarray, alphas_a: np.ndarray, moments: Moments | None = None) -> Ridges:
+    """Fit all rows for every alpha, from their moments where these are at hand."""
+    if X_nd.shape[1] > len(X_nd):
+        return _dual(X_nd, y_nt, alphas_a)
+    return (moments or Moments.of(X_nd, y_nt, origin_of(X_nd, y_nt))).ridges(alphas_a)
+
+
+def _dual(X_nd: np.ndarray, y_nt: np.ndarray, alphas_a: np.ndarray) -> Ridges:
+    """Fit fewer rows than inputs: one eigendecomposition of the (n, n) Gram matrix of the rows."""
+    X_nd = X_nd.astype(np.float64, copy=False)
+    mean_d, y_mean_t, std_d = X_nd.mean(0), y_nt.mean(0), X_nd.std(0)
+    constant = std_d <= 10 * np.finfo(np.float64).eps * np.abs(X_nd).max(0)
+    scale_d = np.where(constant, 1.0, std_d)
+    z_nd = (X_nd - mean_d) / scale_d
+    z_nd[:, constant] = 0.0
+    values_e, u_ne = np.linalg.eigh(z_nd @ z_nd.T)
+    target_et = u_ne.T @ (y_nt - y_mean_t)
+    shrunk_aet = np.stack([shrunk(values_e, target_et, alpha) for alpha in alphas_a])
+    weights_adt = z_nd.T @ (u_ne @ shrunk_aet) / scale_d[:, None]
+    return Ridges(weights_adt=weights_adt, mean_d=mean_d, scale_d=scale_d, y_mean_t=y_mean_t)
+
+
+def _apply(x: np.ndarray, weights_d: np.ndarray, intercept: float) -> np.ndarray:
+    """Return w'x + b in float64 over the last axis, converting so few rows at a time that they stay in cache."""
+    rows_nd, step = x.reshape(-1, len(weights_d)), max(8, _CACHED // len(weights_d))
+    if x.dtype == np.float64:
+        return x @ weights_d + intercept
+    out_n, buffer_bd = np.empty(len(rows_nd)), np.empty((min(step, len(rows_nd)), len(weights_d)))
+    for at in range(0, len(rows_nd), step):
+        part_bd = rows_nd[at : at + step]
+        buffer_bd[: len(part_bd)] = part_bd
+        np.dot(buffer_bd[: len(part_bd)], weights_d, out=out_n[at : at + len(part_bd)])
+    out_n += intercept
+    return out_n.reshape(x.shape[:-1])[()]
+
+
+def strongest_best(sse_at: np.ndarray) -> np.ndarray:
     """Index of the least error for each target; the strongest alpha where errors are equal."""
     return len(sse_at) - 1 - np.argmin(sse_at[::-1], axis=0)
 
 
-def _checked_alphas(alphas: Sequence[float]) -> np.ndarray:
+def checked_alphas(alphas: Sequence[float]) -> np.ndarray:
+    """Return strengths ascending. Raises `ProbeError` for none, or any that is not positive."""
     alphas_a = np.sort(np.atleast_1d(np.asarray(alphas, np.float64)))
     if not (len(alphas_a) and np.isfinite(alphas_a).all() and alphas_a[0] > 0):
         raise ProbeError(f"a ridge cannot be fitted with alpha {alphas_a.tolist()}; pass positive numbers")

@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from geoelle.embed import embed_chips
+from geoelle.dense import PatchScores
+from geoelle.embed import embed_chips, embed_patches, score_patches
 from geoelle.embeddings import Embeddings
 from geoelle.errors import FormatError, GeoelleError
 from geoelle.files import sha256, write_bytes
 from geoelle.item import strip_url
 from geoelle.models import Model, load_model
 from geoelle.plan import Part, Plan, chips_at_once
+from geoelle.probe import Probe
 from geoelle.read import cut, read_window
 
 __all__ = ["Outcome", "Progress", "finish", "load_manifest", "run_embed"]
@@ -36,6 +38,8 @@ Progress = Callable[[int, int, str], None]
 """Called with chips done, chips in all, and the name of the part."""
 _FORMAT = "geoelle-run", 1
 _KEYS = frozenset(["job", "plan", "counts", "sha256"])
+_FOLDERS = ("embeddings", "patches", "dense")
+"""Where parts lie: chips, patches drawn for a fit, scores of patches."""
 _TEMPORARY = ".*.tmp"
 """How `files` calls what it has not finished: a killed process leaves one."""
 _PRODUCT = re.compile(r"(difficulty|report|item)(_\d+)?\.(tif|tif\.aux\.xml|zarr|qml|png|html|json)")
@@ -43,25 +47,35 @@ _PRODUCT = re.compile(r"(difficulty|report|item)(_\d+)?\.(tif|tif\.aux\.xml|zarr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a finished embedding step holds: its directory, its parts, and what was skipped and why."""
+    """What a finished embedding step holds: its directory, its parts, and what was skipped and why.
+
+    `patches` are the files of patches beside the parts: those drawn for a fit, or the scores of all.
+    """
 
     out: Path
     parts: tuple[Path, ...]
+    patches: tuple[Path, ...]
     counts: dict[str, int]
     skipped: tuple[dict[str, str], ...]
 
 
-def run_embed(plan: Plan, out: Path, *, overwrite: bool = False, progress: Progress | None = None) -> Outcome:
+def run_embed(
+    plan: Plan, out: Path, *, overwrite: bool = False, progress: Progress | None = None, probe: Probe | None = None
+) -> Outcome:
     """Read and embed every part of a plan that is not there yet, or is damaged.
+
+    A dense plan keeps patches beside the chips: with `probe` what it says of every patch, else a few with their tokens.
 
     Raises: GeoelleError (the directory belongs to another run, or is finished and `overwrite` is false), ReadError.
     """
     folder = _begin(plan, out, overwrite)
+    if plan.job.dense:
+        _patches_path(plan, out, plan.parts[0], probe).parent.mkdir(exist_ok=True)
     twins = {
         f"twin{seed}": load_model(plan.job.model, "untrained", seed=seed, device=plan.job.device)
         for seed in range(plan.job.twins)
     }
-    todo = [part for part in plan.parts if not _is_whole(_part_path(folder, part))]
+    todo = [part for part in plan.parts if not _is_whole(plan, out, part, probe)]
     done = plan.chips - sum(len(part.addresses) for part in todo)
     for part, window in _windows(plan, todo):
         skips = _skips_path(_part_path(folder, part))
@@ -69,16 +83,19 @@ def run_embed(plan: Plan, out: Path, *, overwrite: bool = False, progress: Progr
             write_bytes(skips, _json(window.attrs["skipped"]), overwrite=True)
         else:
             skips.unlink(missing_ok=True)
-        _embed_window(plan, part, window, twins).write(_part_path(folder, part))
+        chips, patches = _embed_window(plan, part, window, twins, probe)
+        if patches is not None:
+            patches.write(_patches_path(plan, out, part, probe))
+        chips.write(_part_path(folder, part))
         done += len(part.addresses)
         if progress:
             progress(done, plan.chips, part.name)
-    return _outcome(plan, out, folder)
+    return _outcome(plan, out, folder, probe)
 
 
 def finish(outcome: Outcome, plan: Plan, outputs: list[Path], extra: dict[str, Any]) -> Path:
     """Write the manifest, last of all: arguments, versions, items, counts, and the hash of every output."""
-    outputs = [outcome.out / "items.json", *outputs, *outcome.parts]
+    outputs = [outcome.out / "items.json", *outputs, *outcome.parts, *outcome.patches]
     files = sorted({f for path in outputs for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()})
     manifest = {
         "format": _FORMAT[0],
@@ -136,7 +153,7 @@ def _begin(plan: Plan, out: Path, overwrite: bool) -> Path:
         folder.mkdir(exist_ok=True)
     except OSError as cause:
         raise GeoelleError(f"output {out} cannot be made ({cause.strerror}); name a writable place with -o") from cause
-    for leftover in [*out.glob(_TEMPORARY), *folder.glob(_TEMPORARY)]:
+    for leftover in [*out.glob(_TEMPORARY), *(p for name in _FOLDERS for p in (out / name).glob(_TEMPORARY))]:
         _remove(leftover)
     write_bytes(out / "items.json", _json(_items(plan)), overwrite=True)
     return folder
@@ -155,7 +172,7 @@ def _clear(out: Path, keep_parts: bool) -> None:
     """Withdraw the manifest first, so that a crash leaves an unfinished run; then parts with gaps, or all of
     another plan."""
     (out / "run.json").unlink(missing_ok=True)
-    parts = [*(out / "embeddings").glob("part-*.parquet")]
+    parts = [path for name in _FOLDERS for path in (out / name).glob("part-*.parquet")]
     products = [path for path in out.iterdir() if _PRODUCT.fullmatch(path.name)]
     for path in [part for part in parts if _skips_path(part).is_file()] if keep_parts else [*products, *parts]:
         _remove(path)
@@ -169,9 +186,14 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _is_whole(part: Path) -> bool:
+def _is_whole(plan: Plan, out: Path, part: Part, probe: Probe | None) -> bool:
+    """Say whether the files of a part are there and whole; scores of another probe count as missing."""
+    patches = _patches_path(plan, out, part, probe)
     try:
-        return len(Embeddings.read(part)) > 0
+        if patches is not None and probe is not None and PatchScores.read(patches).probe != probe.digest:
+            return False
+        chips = [_part_path(out / "embeddings", part), *([patches] if patches is not None and probe is None else [])]
+        return all(len(Embeddings.read(path)) for path in chips)
     except FormatError:
         return False
 
@@ -197,22 +219,27 @@ def _windows(plan: Plan, parts: list[Part]) -> Iterator[tuple[Part, xr.DataArray
         reader.shutdown(wait=False, cancel_futures=True)
 
 
-def _embed_window(plan: Plan, part: Part, window: xr.DataArray, twins: dict[str, Model]) -> Embeddings:
+def _embed_window(
+    plan: Plan, part: Part, window: xr.DataArray, twins: dict[str, Model], probe: Probe | None
+) -> tuple[Embeddings, Embeddings | PatchScores | None]:
+    """Return the chips of a part, and of a dense plan its patches."""
     some = chips_at_once(part.addresses.lattice.size_px, len(plan.bands))
-    pieces = [
-        embed_chips(
-            cut(window, part.addresses[i : i + some]),
-            plan.model,
-            loss=plan.job.loss,
-            twins=twins,
-            precision=plan.job.precision,
-        )
-        for i in range(0, len(part.addresses), some)
-    ]
-    return pieces[0].concat(*pieces[1:])
+    cuts = (cut(window, part.addresses[i : i + some]) for i in range(0, len(part.addresses), some))
+    how = {"precision": plan.job.precision}
+    if plan.job.dense and probe is not None:
+        pieces = [score_patches(chips, plan.model, probe.embedding, probe.pixels, **how) for chips in cuts]
+        first, *rest = (table for table, _, _ in pieces)
+        table, scores, textures = first.concat(*rest), *(np.concatenate([p[i] for p in pieces]) for i in (1, 2))
+        return table, PatchScores.of(table, scores, textures, patch_px=plan.model.card.patch_px, probe=probe)
+    how |= {"loss": plan.job.loss, "twins": twins}
+    if plan.job.dense:
+        first, *rest = (embed_patches(chips, plan.model, **how) for chips in cuts)
+        return first[0].concat(*(table for table, _ in rest)), first[1].concat(*(table for _, table in rest))
+    first, *rest = (embed_chips(chips, plan.model, **how) for chips in cuts)
+    return first.concat(*rest), None
 
 
-def _outcome(plan: Plan, out: Path, folder: Path) -> Outcome:
+def _outcome(plan: Plan, out: Path, folder: Path, probe: Probe | None) -> Outcome:
     parts = tuple(_part_path(folder, part) for part in plan.parts)
     reports = [json.loads(p.read_text()) for p in map(_skips_path, parts) if p.is_file()]
     skipped = tuple({json.dumps(row, sort_keys=True): row for rows in reports for row in rows}.values())
@@ -220,7 +247,9 @@ def _outcome(plan: Plan, out: Path, folder: Path) -> Outcome:
     read = int(sum(v.sum() for v in valid))
     assets = {(row["item"], row["asset"]) for row in skipped}
     counts = {"planned": plan.chips, "read": read, "empty": plan.chips - read, "skipped": len(assets)}
-    return Outcome(out=out, parts=parts, counts=counts, skipped=skipped)
+    patches = [_patches_path(plan, out, part, probe) for part in plan.parts]
+    patches = tuple(path for path in patches if path is not None)
+    return Outcome(out=out, parts=parts, patches=patches, counts=counts, skipped=skipped)
 
 
 def _items(plan: Plan) -> dict[str, Any]:
@@ -237,6 +266,13 @@ def _items(plan: Plan) -> dict[str, Any]:
 
 def _part_path(folder: Path, part: Part) -> Path:
     return folder / f"part-{part.name}.parquet"
+
+
+def _patches_path(plan: Plan, out: Path, part: Part, probe: Probe | None) -> Path | None:
+    """Return where the patches of a part lie: drawn ones, or with a probe the scores of all; None of a plain run."""
+    if not plan.job.dense:
+        return None
+    return _part_path(out / ("patches" if probe is None else "dense"), part)
 
 
 def _skips_path(part: Path) -> Path:

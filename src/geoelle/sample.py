@@ -1,7 +1,7 @@
 """Gather the rows that a fit and its nulls are scored on, from one table of embeddings or from many."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import numpy as np
@@ -17,13 +17,14 @@ class Sample:
     """The rows that a fit and its nulls are scored on, from one table of embeddings or from many.
 
     `loss_n` is the trained model's; `loss_rel_n2` the same under two independent permutations; `features_nf`
-    the pixel complexity named by `feature_names`; `sources_n` a label (source, sensor or level) a chip.
+    the pixel complexity named by `feature_names`; `sources_n` a label (source, sensor or level) a chip. Pairs that
+    are not of the ground have neither `lonlat_n2` nor `times_n`.
     """
 
     vectors_nd: np.ndarray
     loss_n: np.ndarray
-    lonlat_n2: np.ndarray
-    times_n: np.ndarray
+    lonlat_n2: np.ndarray | None = None
+    times_n: np.ndarray | None = None
     loss_rel_n2: np.ndarray | None = None
     features_nf: np.ndarray | None = None
     feature_names: tuple[str, ...] = ()
@@ -34,11 +35,13 @@ class Sample:
     def of(cls, tables: Embeddings | Sequence[Embeddings], sources: Sequence[str] | None = None) -> Self:
         """Take the arrays out of embeddings of one space; `sources` labels their chips in order.
 
+        Sensors may differ (levels, platforms): a probe can take one for difficulty, so label them with `sources`.
+
         Raises `ProbeError` where there is no loss, `SpaceMismatch` where the tables are of two spaces.
         """
         tables = [tables] if isinstance(tables, Embeddings) else list(tables)
         for table in tables:
-            tables[0].header.merge(table.header)
+            tables[0].header.merge(replace(table.header, sensor=tables[0].header.sensor))
         if any(table.loss_n is None for table in tables):
             raise ProbeError(
                 f"{tables[0].header.space['model']} embeddings have no loss; embed them with loss"

@@ -8,11 +8,26 @@ from typing import Literal
 from geoelle.bootstrap import METRICS, Interval, Metrics, Reliability, Verdict
 from geoelle.errors import ProbeError
 
-__all__ = ["Gain", "Kind", "Row", "Scores", "Table", "score_rows"]
+__all__ = ["Gain", "Kind", "Row", "Scores", "Table", "Terms", "plain_json", "score_rows"]
 
 Kind = Literal["probe", "flattered", "null", "joint"]
 
 _HEADS = ("predictor", "r", "R²", "Spearman", "r within places", "ELLE minus it (r)", "ELLE ... it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The words a table is printed in; pairs that are not of the ground have words of their own.
+
+    `target` and `held_out` say what was predicted and on what; `rows` and `places` what is counted ("": places are not
+    told); `inputs` what the nulls of the table read.
+    """
+
+    target: str = "loss"
+    held_out: str = "ground held out"
+    rows: str = "chips"
+    places: str = "places"
+    inputs: str = "pixels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +73,7 @@ class Table:
     adds: tuple[Gain, ...] = ()
     alphas: tuple[float, ...] = ()
     reliability: Reliability | None = None
+    terms: Terms = Terms()
 
     def row(self, name: str) -> Row:
         """Return the row of that name; raises `ProbeError` for another."""
@@ -77,8 +93,8 @@ class Table:
         ]
         told = f" ELLE {'; '.join(told)}." if told else ""
         ceiling = f" The loss itself allows r = {self.reliability.ceiling:.3f}." if self.reliability else ""
-        target = "log-loss" if self.scale == "log" else "loss"
-        return f"{target}, {self.subset}: r = {r} on ground held out.{told}{ceiling}"
+        target = f"log-{self.terms.target}" if self.scale == "log" else self.terms.target
+        return f"{target}, {self.subset}: r = {r} on {self.terms.held_out}.{told}{ceiling}"
 
     def to_markdown(self) -> str:
         """Print the table under its sentence."""
@@ -87,9 +103,10 @@ class Table:
             name = f"{row.name} ({row.note})" if row.note else row.name
             minus = "" if row.minus is None else str(row.minus.r)
             lines.append(_line([name, *(str(getattr(row.metrics, m)) for m in METRICS), minus, row.verdict]))
-        head = f"**{self.sentence()}** {self.n_chips:,} chips, {self.n_places} places.\n"
+        places = f", {self.n_places} {self.terms.places}" if self.terms.places else ""
+        head = f"**{self.sentence()}** {self.n_chips:,} {self.terms.rows}{places}.\n"
         gains = [f"- {gain.name}: {gain.value}" for gain in self.adds]
-        gains = ["", "What the embedding adds to the pixels:", "", *gains] if gains else []
+        gains = ["", f"What the embedding adds to the {self.terms.inputs}:", "", *gains] if gains else []
         return "\n".join([head, *lines, *gains]) + "\n"
 
 
@@ -120,7 +137,7 @@ class Scores:
             data["sentence"] = table.sentence()
             for row, row_data in zip(table.rows, data["rows"], strict=True):
                 row_data["verdict"] = row.verdict
-        return _json(plain)
+        return plain_json(plain)
 
     def to_markdown(self) -> str:
         """Print every table, then the notes."""
@@ -133,9 +150,7 @@ def score_rows(table: Mapping[str, object]) -> tuple[dict[str, str], ...]:
     rows = []
     for row in table["rows"]:
         cells = {"predictor": f"{row['name']} ({row['note']})" if row["note"] else row["name"]}
-        cells |= {
-            head: _interval(row["metrics"][name]) for head, name in zip(_HEADS[1:], METRICS, strict=False)
-        }
+        cells |= {head: _interval(row["metrics"][name]) for head, name in zip(_HEADS[1:], METRICS, strict=False)}
         minus = "" if row["minus"] is None else _interval(row["minus"]["r"])
         rows.append(cells | {_HEADS[-2]: minus, _HEADS[-1]: row["verdict"]})
     return tuple(rows)
@@ -153,9 +168,10 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _json(value: object) -> object:
+def plain_json(value: object) -> object:
+    """Return nested dicts and lists as JSON can hold them: NaN and infinity as None."""
     if isinstance(value, dict):
-        return {k: _json(v) for k, v in value.items()}
+        return {k: plain_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(v) for v in value]
+        return [plain_json(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

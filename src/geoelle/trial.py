@@ -107,19 +107,14 @@ def predictions(trial: Trial) -> tuple[Nested, list[Entry]]:
         raise HoldoutError(
             f"{trial.ground.cv!r} tests {(probe.fold_n >= 0).sum()} of {len(y_nt)} chips; use folds"
         )
-    folds = KFold(int(probe.fold_n.max()) + 1, shuffle=True, random_state=trial.seed)
-    random = nested_ridge(sample.vectors_nd, y_nt, cv=folds, groups=None, alphas=trial.alphas)
     twins = [trial.ridge(vectors).predicted_nt for vectors in sample.twins.values()]
-    season = season_features(sample.times_n, sample.lonlat_n2)
-    place = by_place(sample.lonlat_n2, y_nt, trial.label_n, trial.ground)
     length = trial.ridge(length_features(sample.vectors_nd))
     entries = [
         Entry(name=ELLE, kind="probe", predicted=[probe.predicted_nt]),
-        Entry(name="ELLE on random folds", kind="flattered", predicted=[random.predicted_nt]),
+        *_flattered_entries(trial, int(probe.fold_n.max()) + 1),
         *([Entry(name=TWINS, kind="null", predicted=twins)] if twins else []),
         *_pixel_entries(trial, probe),
-        Entry(name="nearest place", kind="null", predicted=[place]),
-        Entry(name="season", kind="null", predicted=[trial.ridge(season).predicted_nt]),
+        *_ground_entries(trial),
         *_source_entries(trial),
         Entry(name="vector length", kind="null", predicted=[length.predicted_nt]),
         Entry(
@@ -130,6 +125,27 @@ def predictions(trial: Trial) -> tuple[Nested, list[Entry]]:
         ),
     ]
     return probe, entries
+
+
+def _flattered_entries(trial: Trial, n_folds: int) -> list[Entry]:
+    """Predict on random folds, unless the folds of the trial are random already."""
+    if isinstance(trial.ground.cv, KFold):
+        return []
+    folds = KFold(n_folds, shuffle=True, random_state=trial.seed)
+    random = nested_ridge(trial.sample.vectors_nd, trial.y_nt, cv=folds, groups=None, alphas=trial.alphas)
+    return [Entry(name="ELLE on random folds", kind="flattered", predicted=[random.predicted_nt])]
+
+
+def _ground_entries(trial: Trial) -> list[Entry]:
+    """Predict from place and from season, where they are known."""
+    sample, entries = trial.sample, []
+    if sample.lonlat_n2 is not None:
+        place = by_place(sample.lonlat_n2, trial.y_nt, trial.label_n, trial.ground)
+        entries.append(Entry(name="nearest place", kind="null", predicted=[place]))
+    if sample.lonlat_n2 is not None and sample.times_n is not None:
+        season = trial.ridge(season_features(sample.times_n, sample.lonlat_n2))
+        entries.append(Entry(name="season", kind="null", predicted=[season.predicted_nt]))
+    return entries
 
 
 def _source_entries(trial: Trial) -> list[Entry]:

@@ -17,7 +17,7 @@ import zarr
 
 from geoelle.errors import FormatError
 
-__all__ = ["Vectors", "matrix", "parquet_files", "vectors_from"]
+__all__ = ["Vectors", "check_finished", "matrix", "parquet_files", "vectors_from"]
 
 BATCH_ROWS = 65_536
 _VECTOR_NAMES = ("vector", "embedding", "embeddings")
@@ -76,6 +76,16 @@ def parquet_files(path: str | Path) -> list[Path]:
     if not files:
         raise FormatError(f"no embeddings at {path}; give a .parquet file, or a run that has parts")
     return files
+
+
+def check_finished(run: Path) -> None:
+    """Refuse a run that was begun and not finished; anything else passes.
+
+    Raises:
+        FormatError: the run has a plan and no manifest.
+    """
+    if (run / "plan.json").is_file() and not (run / "run.json").is_file():
+        raise FormatError(f"run {run} is not finished; give its command again first")
 
 
 def matrix(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:

@@ -19,7 +19,7 @@ def test_the_quick_benchmarks_write_a_page(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     text = page.read_text("utf-8")
-    heads = ["Reading", "Embedding", "Scoring", "Memory and a whole map", "Writing"]
+    heads = ["Reading", "Embedding", "Fitting", "Scoring", "Memory and a whole map", "Writing"]
     assert re.findall(r"^## (.+)$", text, re.M) == heads
     for part in text.split("\n## ")[1:]:
         columns = {line.count(" | ") for line in part.splitlines() if line.startswith("| ")}

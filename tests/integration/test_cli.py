@@ -115,7 +115,7 @@ def test_search_lists_items_with_cloud_and_coverage() -> None:
 
 def test_help_and_version_are_results() -> None:
     assert invoke("--version").out.strip().endswith("0.1.0")
-    for verb in ("", "models", "sensors", "search", "embed", "fit", "score", "map", "info"):
+    for verb in ("", "models", "sensors", "search", "embed", "fit", "score", "map", "rank", "info"):
         result = invoke(*filter(None, (verb, "--help")))
         assert result.code == 0 and result.err == "" and "Example" in result.out, verb
 
@@ -324,6 +324,34 @@ def test_score_takes_the_tables_of_pandas_geopandas_and_zarr(mapped: Made, tmp_p
         scored = geopandas.read_parquet(out)
         np.testing.assert_allclose(scored["difficulty"], expected, rtol=1e-6)
         np.testing.assert_allclose(np.stack([scored.geometry.x, scored.geometry.y], 1), lonlat, atol=1e-7)
+
+
+# --- rank
+
+
+def test_rank_lists_the_extremes_of_a_map(mapped: Made, tmp_path: Path) -> None:
+    plain = invoke("rank", mapped.path, "--top", 3, "--above", 90, "--dry-run", "--json", "-o", tmp_path / "top")
+    planned = plain.json()
+    assert planned["lists"] == dict.fromkeys(["hardest", "easiest", "excess-high", "surprise-high"], 3)
+    assert planned["valid"] == 115 and planned["route"]["clusters"] >= 1 and not (tmp_path / "top").exists()
+    made = geoelle("rank", mapped.path, "--top", 3, "--above", 90, "-o", tmp_path / "top")
+    assert made.code == 0 and "pictures" in made.err and "could not be read" not in made.err, made.err
+    assert sorted(Path(line).name for line in made.out.split()) == sorted(p.name for p in (tmp_path / "top").iterdir())
+    with rasterio.open(mapped.path / "difficulty.tif") as file:
+        highest = float(file.tags(1)["STATISTICS_MAXIMUM"])
+    table = geopandas.read_parquet(tmp_path / "top" / "ranked.parquet")
+    assert table.crs == "EPSG:4326" and table["difficulty"].max() == pytest.approx(highest, rel=1e-6)
+
+
+def test_rank_refuses_what_it_cannot_do(mapped: Made, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "top")
+    assert "no loss; embed it with --loss" in invoke("rank", mapped.path, "--by", "residual", *out).failure()
+    assert "name a run directory" in invoke("rank", tmp_path, *out).failure()
+    wrong = invoke("rank", mapped.path, "--probe", WEIGHTS / "nano-probe-4.safetensors", *out)
+    assert "bands" in wrong.failure() and not (tmp_path / "top").exists()
+    assert "other files" in invoke("rank", mapped.path, "-o", mapped.path, "--overwrite").failure()
+    for bad in (("--top", 0), ("--above", 100), ("--above", -1), ("--by", "loss")):
+        assert invoke("rank", mapped.path, *bad, *out).code == 2
 
 
 # --- info, exit codes

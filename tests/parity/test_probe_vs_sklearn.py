@@ -66,3 +66,93 @@ def test_splitters_serve_scikit_learn():
     scores = cross_val_score(RidgeProbe(), X, y, cv=SpatialKFold(4), groups=lonlat)
     assert scores.shape == (4,)
     assert np.isfinite(scores).all()
+
+
+PLACE = np.repeat(np.arange(15), 20)
+FIRST = np.isin(np.arange(300), next(test for _, test in PlaceKFold(5).split(PLACE, groups=PLACE)))
+ALPHAS = (1e-3, 1.0, 1e3, 1e6)
+
+
+def plain(X, y):
+    pass
+
+
+def badly_scaled(X, y):
+    X *= np.logspace(-9, 9, X.shape[1])
+
+
+def nearly_collinear(X, y):
+    X[:, 1] = X[:, 0] + 1e-7 * X[:, 1]
+    X[:, 3] = X[:, 2] * (1 + 1e-9 * X[:, 3])
+
+
+def few_directions(X, y):
+    X[:] = X[:, :3] @ np.random.default_rng(5).normal(size=(3, X.shape[1])) + 1e-6 * X
+
+
+def far_from_zero(X, y):
+    X += 1e6 * np.where(np.arange(X.shape[1]) % 2, 1, -1)
+
+
+def one_fold_of_100_times_the_variance(X, y):
+    X[FIRST] *= 10
+
+
+def one_fold_a_million_times_louder(X, y):
+    X[FIRST] *= 1e6
+    y[FIRST] *= 1e6
+
+
+def constant_where_trained(X, y):
+    X[~FIRST, :3] = 7 / 3
+
+
+def nearly_constant_where_trained(X, y):
+    X[~FIRST, 0] = 5 + 1e-9 * X[~FIRST, 0]
+
+
+def target_constant_where_trained(X, y):
+    y[~FIRST] = 0.1
+
+
+def noiseless(X, y):
+    y[:] = X @ np.arange(1.0, X.shape[1] + 1)
+
+
+CASES = (
+    plain,
+    badly_scaled,
+    nearly_collinear,
+    few_directions,
+    far_from_zero,
+    one_fold_of_100_times_the_variance,
+    one_fold_a_million_times_louder,
+    constant_where_trained,
+    nearly_constant_where_trained,
+    target_constant_where_trained,
+    noiseless,
+)
+BUFFERED = SpatialKFold(4, block_m=2000, buffer_m=1500)
+LONLAT = np.stack([0.02 * PLACE, np.zeros(300)], 1) + np.random.default_rng(9).uniform(0, 0.02, (300, 2))
+
+
+@pytest.mark.parametrize(("cv", "groups"), [(PlaceKFold(5), PLACE), (BUFFERED, LONLAT)], ids=["places", "buffered"])
+@pytest.mark.parametrize("case", CASES)
+def test_held_out_rows_cost_no_digits(case, cv, groups):
+    """Against the singular values of each training part, one alpha at a time: held-out error and each prediction."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 12))
+    y = X @ rng.normal(size=12) + rng.normal(size=300)
+    case(X, y)
+    ours = RidgeProbeCV(ALPHAS, cv).fit(X, y, groups)
+    by_hand = np.zeros(len(ALPHAS))
+    for a, alpha in enumerate(ALPHAS):
+        predicted = cross_predict(X, y, cv, groups, (alpha,))
+        for train, test in cv.split(X, groups=groups):
+            theirs = make_pipeline(StandardScaler(), Ridge(alpha, solver="svd")).fit(X[train], y[train])
+            expected = theirs.predict(X[test])
+            np.testing.assert_allclose(predicted[test], expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+            by_hand[a] += np.square(y[test] - expected).sum() / len(y)
+    np.testing.assert_allclose(ours.mse_path_, by_hand, rtol=1e-8, atol=1e-20 * np.square(y).mean())
+    everything = make_pipeline(StandardScaler(), Ridge(ours.alpha_, solver="svd")).fit(X, y).predict(X)
+    np.testing.assert_allclose(ours.predict(X), everything, rtol=1e-8, atol=1e-8 * np.abs(everything).max())

@@ -18,12 +18,14 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import ODCExtensionDa, xr_coords
 
-from geoelle import accessor
+import geoelle.accessor  # noqa: F401 - registers .elle
+from geoelle.applicability import Reach
 from geoelle.area import Addresses, Area, Lattice
 from geoelle.complexity import feature_names
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings
 from geoelle.errors import AreaError, CapabilityError, InputMismatch, ProbeError, SpaceMismatch
+from geoelle.intervals import Spread
 from geoelle.models import Model, load_model
 from geoelle.models.nano import BANDS
 from geoelle.plan import Job, make_plan
@@ -202,13 +204,31 @@ def test_difficulty_lies_on_the_cells_and_says_what_it_is(nano: Model, probe: Pr
     np.testing.assert_allclose(excess, np.log(hard / texture), rtol=1e-4, atol=1e-5)
 
 
+def test_a_probe_that_tells_more_has_more_bands_lazy_or_not(nano: Model, probe: Probe) -> None:
+    embedded = scene().elle.embed(nano)
+    some = embedded.vectors_nd[embedded.valid_n][::7]
+    telling = replace(
+        probe,
+        spread=Spread(log_spread=probe.embedding, low=-3.0, high=0.0, alpha=0.1, threshold=2.0),
+        reach=Reach(
+            points_md=some, counts_m=np.ones(len(some), int), weights_d=np.abs(probe.embedding.weights_d),
+            mean_distance=1.0, threshold=0.1,
+        ),
+    )  # fmt: skip
+    eager = scene().elle.difficulty(telling, nano)
+    assert eager["band"].values.tolist()[3:] == ["lower", "upper", "applicable", "dissimilarity"]
+    assert (eager.sel(band="dissimilarity") == 0).sum() >= len(some)
+    assert "GEOELLE_REACH" in eager.attrs and "90%" in eager.attrs["GEOELLE_INTERVAL"]
+    np.testing.assert_array_equal(scene().chunk({"x": 40}).elle.difficulty(telling, nano).values, eager.values)
+
+
 def test_difficulty_writes_as_a_raster(tmp_path: Path, nano: Model, probe: Probe) -> None:
     result = scene().elle.difficulty(probe, nano)
     result.rio.to_raster(tmp_path / "d.tif")
     with rasterio.open(tmp_path / "d.tif") as source:
         assert source.crs.to_epsg() == EPSG
         assert source.transform == ODCExtensionDa(result).geobox.affine
-        assert np.isnan(source.nodata) and source.descriptions == accessor.BANDS
+        assert np.isnan(source.nodata) and source.descriptions == ("difficulty", "complexity", "excess")
         np.testing.assert_array_equal(source.read(), result.values)
     again = rioxarray.open_rasterio(tmp_path / "d.tif")
     assert ODCExtensionDa(again).geobox == ODCExtensionDa(result).geobox
@@ -230,7 +250,7 @@ def test_difficulty_is_that_of_a_map_of_the_same_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.values[held], mapped[held], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("nano-probe-*.safetensors")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("nano-probe-[0-9]*.safetensors")), ids=lambda p: p.stem)
 def test_a_probe_that_ships_is_found_by_the_bands(path: Path, nano: Model) -> None:
     probe = Probe.load(path)
     bands = tuple(str(probe.space["bands"]).split())

@@ -130,3 +130,16 @@ def test_reliability_bounds_what_can_be_predicted():
 
 def test_the_printed_numbers_are_true():
     assert doctest.testmod(bootstrap).failed == 0
+
+
+def test_a_mean_redraws_places_under_its_weights():
+    place, values = np.repeat([0, 1, 2], [1, 4, 5]), np.r_[8.0, np.full(4, 2.0), np.full(5, 5.0)]
+    bootstrap = Bootstrap(place, n_draws=400)
+    plain, by_place = bootstrap.mean(values), bootstrap.mean(values, np.repeat([1, 1 / 4, 1 / 5], [1, 4, 5]))
+    assert plain[0] == pytest.approx(values.mean()) and by_place[0] == pytest.approx(5)
+    counts = bootstrap.counts_dp[1:]
+    np.testing.assert_allclose(by_place[1:], counts @ [8, 2, 5] / 3)
+    np.testing.assert_allclose(plain[1:], counts @ [8, 8, 25] / (counts @ [1, 4, 5]))
+    alone = bootstrap.mean(values, place == 0)
+    assert set(alone[np.isfinite(alone)]) == {8.0}
+    assert np.isnan(alone[1:]).mean() == pytest.approx(8 / 27, abs=0.1)

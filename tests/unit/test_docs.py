@@ -23,11 +23,11 @@ PAGES = sorted(p for folder in (ROOT, ROOT / "catalogs", ROOT / "docs") for p in
 )
 COMMANDS = list(cli.commands.items())
 WORDS = (
-    "Area Lattice Address Cell Zone Block Place",
+    "Area Lattice Address Cell Offset Zone Block Place",
     "Item Asset Sensor Endpoint Look Frame GSD Window Nodata Valid",
     "Card Chip Tile Patch Token Embedding Space Pooling Masking Twin",
-    "Loss Proxy Probe Difficulty Complexity Excess Residual Delta Reading",
-    "Fold Holdout Nulls",
+    "Loss Proxy Probe Difficulty Dense Complexity Excess Residual Surprise Percentile Delta Reading Cluster Route",
+    "Fold Holdout Nulls Interval Spread Coverage Smearing Dissimilarity Reach Applicable",
     "Job Plan Part Run Fingerprint Manifest",
 )
 PROXY_AS_LOSS = re.compile(

@@ -11,10 +11,10 @@ from geoelle.figures import (
     _correlation,
     _frame,
     _groups,
-    _land,
     calibration,
     colormap,
     histogram,
+    land,
     places,
     score_bars,
 )
@@ -79,7 +79,7 @@ def test_the_frame_holds_every_place() -> None:
 
 
 def test_land_is_on_the_earth_and_closed() -> None:
-    rings = _land()
+    rings = land()
     assert len(rings) > 100
     assert all((ring[0] == ring[-1]).all() and np.abs(ring).max() <= 180 for ring in rings)
 

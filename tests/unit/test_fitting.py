@@ -21,9 +21,11 @@ from geoelle.area import Addresses, Lattice
 from geoelle.complexity import feature_names
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import FormatError, GeoelleError, HoldoutError, ProbeError, SpaceMismatch
-from geoelle.fitting import Fitted, block_metres, fit_runs, plan_fit, plan_score, score_file
+from geoelle.fitting import FitJob, Fitted, block_metres, buffer_metres, fit_runs, plan_fit
+from geoelle.held import Asked
 from geoelle.models import model_card
 from geoelle.probe import Probe
+from geoelle.scoring import plan_score, score_file
 
 SIDE, DIM = 20, 12
 BANDS = ("red", "nir")
@@ -75,7 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fitted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     out = tmp_path_factory.mktemp("fit") / "probe.safetensors"
-    return fit_runs([run], block_m=1_600, folds=3, scale="log", out=out)
+    return fit_runs([run], FitJob(block_m=1_600, folds=3), out=out)
 
 
 @pytest.fixture
@@ -103,6 +105,30 @@ def test_the_probe_says_where_it_comes_from(fitted: Fitted) -> None:
     assert probe.versions.keys() == {"geoelle", "scikit-learn"}
 
 
+def test_the_probe_tells_how_far_to_trust_it(fitted: Fitted, run: Path) -> None:
+    probe, trust = Probe.load(fitted.files[0]), fitted.trust
+    assert probe.trust == fitted.probe.trust and probe.spread.alpha == 0.1 and probe.reach is not None
+    assert probe.smearing == pytest.approx(np.exp(0.1**2 / 2), abs=0.01)
+    assert trust.coverage.measured.places.value > 0.9 and trust.noise.widening > 0
+    page = fitted.files[2].read_text("utf-8")
+    for line in trust.lines:
+        assert line in fitted.table and line.replace("'", "&#39;") in page
+    assert fitted.to_dict()["trust"]["level"] == pytest.approx(0.9)
+
+
+def test_a_level_is_chosen_and_needs_its_blocks(run: Path, tmp_path: Path) -> None:
+    chosen = fit_runs([run], FitJob(block_m=1_600, folds=3, interval=0.8), out=tmp_path / "a.safetensors")
+    assert chosen.probe.spread.alpha == pytest.approx(0.2) and chosen.trust.coverage.level == pytest.approx(0.8)
+    few = fit_runs([run], FitJob(block_m=3_200, folds=2), out=tmp_path / "b.safetensors")
+    assert few.probe.spread is None and few.probe.reach is not None
+    (note,) = few.trust.notes
+    assert "no intervals" in note and note in few.table and note in few.files[2].read_text("utf-8")
+    assert note in Probe.load(few.files[0]).trust["notes"]
+    with pytest.raises(HoldoutError, match=r"an interval of level 0\.9 fails for \d blocks or places \(10 needed\)"):
+        fit_runs([run], FitJob(block_m=3_200, folds=2, interval=0.9), out=tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
 def test_three_files_stand_beside_each_other(fitted: Fitted) -> None:
     home = fitted.files[0].parent
     assert [path.name for path in fitted.files] == ["probe.safetensors", "probe.json", "probe.html"]
@@ -116,7 +142,7 @@ def test_three_files_stand_beside_each_other(fitted: Fitted) -> None:
 
 
 def test_a_dry_run_counts_what_the_fit_takes(run: Path, fitted: Fitted) -> None:
-    facts = plan_fit([run], block_m=1_600, folds=3)
+    facts = plan_fit([run], FitJob(block_m=1_600, folds=3))
     assert (facts["chips"], facts["usable"], facts["twins"], facts["model"]) == (400, 399, 1, "nano")
     assert facts["blocks"] == fitted.scores.table().n_places
     assert len(facts["folds"]) == 3 and sum(fold["test"] for fold in facts["folds"]) == 399
@@ -125,22 +151,22 @@ def test_a_dry_run_counts_what_the_fit_takes(run: Path, fitted: Fitted) -> None:
 
 def test_runs_of_several_places_are_fitted_together(run: Path, tmp_path: Path) -> None:
     far = make_run(tmp_path / "far", make_table(west_col=2_100, seed=1))
-    facts = plan_fit([run, far], block_m=1_600, folds=3)
-    assert facts["usable"] == 799 and facts["blocks"] > plan_fit([run], block_m=1_600, folds=3)["blocks"]
+    facts = plan_fit([run, far], FitJob(block_m=1_600, folds=3))
+    assert facts["usable"] == 799 and facts["blocks"] > plan_fit([run], FitJob(block_m=1_600, folds=3))["blocks"]
 
 
 @pytest.mark.parametrize("taken", ["mine.safetensors", "mine.json", "mine.html"])
 def test_no_file_is_replaced_without_being_asked(run: Path, tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("precious")
     with pytest.raises(GeoelleError, match=f"writing refused for .*{taken}"):
-        fit_runs([run], block_m=1_600, folds=3, scale="log", out=tmp_path / "mine.safetensors")
+        fit_runs([run], FitJob(block_m=1_600, folds=3), out=tmp_path / "mine.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == [taken] and (tmp_path / taken).read_text() == "precious"
 
 
 @pytest.mark.parametrize("name", ["probe", "probe.json", "probe.html", "probe.bin"])
 def test_a_probe_is_called_safetensors(run: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ProbeError, match=rf"cannot be called {name}; give it a name that ends in .safetensors"):
-        fit_runs([run], block_m=1_600, folds=3, scale="log", out=tmp_path / name)
+        fit_runs([run], FitJob(block_m=1_600, folds=3), out=tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -171,24 +197,24 @@ def of_another_space(table: Embeddings) -> Embeddings:
 def test_what_cannot_be_fitted(tmp_path: Path, make: Callable, kind: type[Exception], told: str) -> None:
     broken = make_run(tmp_path / "run", make(make_table()))
     with pytest.raises(kind, match=told) as caught:
-        fit_runs([broken], block_m=1_600, folds=3, scale="log", out=tmp_path / "p.safetensors")
+        fit_runs([broken], FitJob(block_m=1_600, folds=3), out=tmp_path / "p.safetensors")
     assert "\n" not in str(caught.value) and not (tmp_path / "p.safetensors").exists()
 
 
 def test_runs_of_two_spaces_are_not_mixed(run: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", of_another_space(make_table()))
     with pytest.raises(SpaceMismatch, match=r"two spaces \(weights_sha256"):
-        plan_fit([run, other], block_m=1_600, folds=3)
+        plan_fit([run, other], FitJob(block_m=1_600, folds=3))
 
 
 def test_too_few_blocks_and_missing_or_unfinished_runs(run: Path, tmp_path: Path) -> None:
     with pytest.raises(HoldoutError, match="too few blocks of 100000 m to hold out"):
-        plan_fit([run], block_m=100_000, folds=3)
+        plan_fit([run], FitJob(block_m=100_000, folds=3))
     with pytest.raises(FormatError, match=r"no embeddings at .*nowhere"):
-        plan_fit([tmp_path / "nowhere"], block_m=1_600, folds=3)
+        plan_fit([tmp_path / "nowhere"], FitJob(block_m=1_600, folds=3))
     half = make_run(tmp_path / "half", make_table(), finished=False)
     with pytest.raises(FormatError, match="half is not finished; give its command again first"):
-        plan_fit([run, half], block_m=1_600, folds=3)
+        plan_fit([run, half], FitJob(block_m=1_600, folds=3))
 
 
 @pytest.mark.parametrize(
@@ -343,3 +369,76 @@ def test_scores_do_not_replace_what_is_there(run: Path, probe: Path, tmp_path: P
     half = make_run(tmp_path / "half", make_table(), finished=False)
     with pytest.raises(FormatError, match="half is not finished"):
         score_file(half, probe, tmp_path / "s.parquet")
+
+
+# --- what a fit holds out
+
+
+@pytest.fixture(scope="module")
+def three_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three places, 35 km from one another, each with a day and a scene of its own."""
+    home, runs = tmp_path_factory.mktemp("places"), []
+    for number in range(3):
+        table = make_table(west_col=1_880 + 110 * number, seed=number)[::3]
+        day = np.full(len(table), f"2024-06-0{number + 1}", "datetime64[s]")
+        table = replace(table, times_n=day, items_n=[f"scene-{number}"] * len(table))
+        runs.append(make_run(home / f"place-{number}", table))
+    return runs
+
+
+@pytest.mark.parametrize("kind", ["place", "scene", "date"])
+def test_a_plan_holds_out_every_label_in_turn(three_runs: list[Path], kind: str) -> None:
+    facts = plan_fit(three_runs, FitJob(block_m=1_600, holdout=Asked(kind=kind)))
+    assert facts["folds"] == [{"train": 268, "test": 134}] * 3 and facts["holdout"] == f"every {kind} in turn, 3"
+    with pytest.raises(HoldoutError, match=f"too few {kind}s to hold out"):
+        plan_fit(three_runs[:1] * 3, FitJob(block_m=1_600, holdout=Asked(kind=kind)))
+
+
+def test_runs_of_one_sensor_have_no_source_to_hold_out(three_runs: list[Path]) -> None:
+    with pytest.raises(HoldoutError, match=r"too few sources to hold out \(1, 3 needed\)"):
+        plan_fit(three_runs, FitJob(block_m=1_600, holdout=Asked(kind="source")))
+
+
+def test_every_sensor_in_turn_is_a_source(three_runs: list[Path], tmp_path: Path) -> None:
+    runs = []
+    for number, run in enumerate(three_runs):
+        table = Embeddings.read(run)
+        table = replace(table, header=replace(table.header, sensor=f"sensor-{number}"))
+        runs.append(make_run(tmp_path / f"run-{number}", table))
+    facts = plan_fit(runs, FitJob(block_m=1_600, holdout=Asked(kind="source")))
+    assert facts["holdout"] == "every source in turn, 3" and len(facts["folds"]) == 3
+
+
+def test_places_in_turn_are_fitted_and_told(three_runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "p.safetensors"
+    fitted = fit_runs(three_runs, FitJob(block_m=1_600, holdout=Asked(kind="place")), out=out)
+    assert fitted.scores.table().n_places == 3 and fitted.scores.table().rows[0].metrics.r.value > 0.9
+    assert fitted.probe.folds["holdout"] == "place" and fitted.probe.folds["n"] == 3
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert "every place in turn, 3" in page and "folds of blocks" not in page and "Distances" not in page
+
+
+def test_an_area_to_be_mapped_decides_the_folds(three_runs: list[Path], tmp_path: Path) -> None:
+    out, area = tmp_path / "p.safetensors", "2.9,44,4.3,46"
+    holdout = Asked(domain=area)
+    fitted = fit_runs(three_runs, FitJob(block_m=1_600, folds=3, holdout=holdout), out=out)
+    folds = fitted.probe.folds
+    assert folds["for"] == area and folds["holdout"] == "knndm" and folds["w_m"] > 0 and "KNNDM(" in folds["kind"]
+    json.dumps(dict(folds), allow_nan=False)
+    assert "kNNDM folds are" in fitted.scores.notes[0]
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert "Distances" in page and "Folds" in page and "kNNDM folds are" in page
+    planned = plan_fit(three_runs, FitJob(block_m=1_600, folds=3, holdout=holdout))
+    assert planned["notes"] == list(fitted.scores.notes[:2])
+
+
+def test_blocks_measure_their_buffer_and_say_so(fitted: Fitted) -> None:
+    assert any(note.startswith("buffer of 0.453 km: the residuals are not alike") for note in fitted.scores.notes)
+    assert fitted.probe.folds["buffer_m"] == pytest.approx(452.5, abs=0.1) and fitted.probe.folds["holdout"] == "block"
+    assert "Chips by the fold that tests them" in fitted.files[2].read_text("utf-8")
+
+
+def test_a_buffer_is_auto_or_a_length() -> None:
+    assert buffer_metres("auto") is None and buffer_metres("2km") == 2_000
+    with pytest.raises(ProbeError, match="buffer 'wide' is not a length"):
+        buffer_metres("wide")

@@ -20,19 +20,26 @@ import shapely
 import zarr
 
 import scenes
+from geoelle.applicability import Reach
 from geoelle.area import Address, Addresses, Area, Lattice
 from geoelle.catalog import catalogs_path, load_endpoint, load_sensor
 from geoelle.complexity import feature_names
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import CatalogError
-from geoelle.fitting import score_file
+from geoelle.extremes import Asked
+from geoelle.holdout import SpatialKFold
+from geoelle.intervals import Spread
 from geoelle.item import ItemFacts, write_item
 from geoelle.models.masks import hidden_count, hidden_patches, permutations, seeds_of
+from geoelle.patches import DRAWN, WINDOW_PX
 from geoelle.plan import PART_PX, Job, Plan, make_plan
-from geoelle.probe import Affine, Probe
+from geoelle.probe import Affine, Probe, fit_probe
 from geoelle.products import run_map
+from geoelle.rank import choose_chips, rank_run
 from geoelle.raster import paint, write_cog, write_zarr
+from geoelle.scoring import score_file
+from geoelle.trust import fit_trust
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
 TABLES = {
@@ -142,9 +149,16 @@ def made_probe(plan: Plan) -> Probe:
             alpha=1.0,
         )
 
+    dim = plan.model.card.dim
+    embedding = affine(dim)
+    reach = Reach(
+        points_md=rng.normal(size=(7, dim)).astype(np.float32), counts_m=np.arange(1, 8),
+        weights_d=np.abs(embedding.weights_d), mean_distance=0.5, threshold=1.0,
+    )  # fmt: skip
     return Probe(
-        embedding=affine(plan.model.card.dim), pixels=affine(len(names)), feature_names=names,
-        space=space_of(plan.model, plan.bands), data={"unit": "mse"}, licence="CC0-1.0",
+        embedding=embedding, pixels=affine(len(names)), feature_names=names,
+        spread=Spread(log_spread=affine(dim), low=-4.0, high=-1.0, alpha=0.1, threshold=1.5), smearing=1.25,
+        reach=reach, space=space_of(plan.model, plan.bands), data={"unit": "mse"}, licence="CC0-1.0",
     )
 
 
@@ -166,9 +180,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(out=home / "run", plan=plan, probe=probe)
 
 
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A finished dense map of one item, in a few hundred cells."""
+    home = tmp_path_factory.mktemp("dense")
+    catalog = home / "items.json"
+    item = scenes.make_item(home, "S2B_31TFJ_20240601_0_L2A")
+    catalog.write_text(json.dumps(pystac.ItemCollection([item]).to_dict()))
+    ground = shapely.box(scenes.WEST + 500, scenes.NORTH - 1100, scenes.WEST + 1000, scenes.NORTH - 500)
+    area = Area.parse(polygon=scenes.to_lonlat(ground, scenes.EPSG), dates="2024-06")
+    plan = make_plan(Job(area=area, catalog=str(catalog), sensor="sentinel-2-l2a", dense=True), cells_for_map=True)
+    probe = replace(made_probe(plan), space=space_of(plan.model, plan.bands, dense=True))
+    run_map(plan, probe, home / "run")
+    return Made(out=home / "run", plan=plan, probe=probe)
+
+
+DENSE = {"embed --dense", "map --dense"}
+
+
 def test_a_run_has_the_files_documented(made: Made):
-    rows = table("run-files")
-    assert {row["when"] for row in rows} == {"always", "map", "an asset of the part was skipped"}
+    assert {row["when"] for row in table("run-files")} == {"always", "map", "an asset of the part was skipped", *DENSE}
+    rows = [row for row in table("run-files") if row["when"] not in DENSE]
     names = {"NAME": "difficulty", "REPORT": "report", "ITEM": "item", "ZONE": str(scenes.EPSG)}
     patterns = [re.escape(row["path"]).replace("ROW", r"-?\d+").replace("COL", r"-?\d+") for row in rows]
     for name, text in names.items():
@@ -222,10 +254,33 @@ def test_the_manifest(made: Made):
     assert set(manifest["sha256"]) == files - {"plan.json", "run.json"} - reports
     for name, digest in manifest["sha256"].items():
         assert hashlib.sha256((made.out / name).read_bytes()).hexdigest() == digest
-    assert set(manifest["probe"]) == {"digest", "space", "scores"}
+    assert set(manifest["probe"]) == {"digest", "space", "scores", "trust"}
     assert set(manifest["statistics"]) == {f"difficulty:{row['description']}" for row in table("cog-bands")}
     for row in manifest["statistics"].values():
         assert set(row) == {"minimum", "maximum", "mean", "stddev", "valid_percent"}
+
+
+def test_a_dense_map(dense: Made):
+    (row,) = (row for row in table("run-files") if row["when"] == "map --dense")
+    (path,) = (p for p in dense.out.rglob("*.parquet") if p.parent.name != "embeddings")
+    pattern = row["path"].replace("ZONE", str(scenes.EPSG)).replace("ROW", r"-?\d+").replace("COL", r"-?\d+")
+    assert re.fullmatch(pattern, path.relative_to(dense.out).as_posix())
+    manifest = dense.json("run.json")
+    assert_keys(manifest, "run", has={"map", "map --dense"})
+    assert_keys(manifest["job"], "run-job")
+    assert_keys(dense.json("plan.json"), "plan")
+    assert path.relative_to(dense.out).as_posix() in manifest["sha256"]
+    assert {tuple(found) for found in manifest["chip_map"].values()} <= {("r", "chips")}
+    rows = [*table("cog-bands"), *table("cog-dense-bands")]
+    unit = {"U": "mse"}
+    with rasterio.open(dense.out / "difficulty.tif") as file:
+        assert file.descriptions == tuple(row["description"] for row in rows)
+        assert file.units == tuple(unit.get(row["unit"], row["unit"]) for row in rows)
+        assert [row["name"] for row in rows] == [str(i + 1) for i in range(file.count)]
+    assert arrow_types(path) == {row["name"]: row["type"].replace("[k]", "[d]") for row in table("dense-columns")}
+    text = pq.read_schema(path).metadata[b"geoelle-dense"]
+    assert_keys(json.loads(text), "dense-header")
+    assert text == canonical(json.loads(text)) and json.loads(text)["probe"] == dense.probe.digest
 
 
 # --- embeddings
@@ -261,7 +316,7 @@ def arrow_types(path: Path) -> dict[str, str]:
 def test_embeddings(tmp_path: Path, full: bool):
     path = made_embeddings(full=full).write(tmp_path / "part.parquet")
     rows = table("embeddings-columns")
-    wanted = {row["name"]: row["type"] for row in rows if full or row["when"] == "always"}
+    wanted = {r["name"]: r["type"] for r in rows if r["when"] == "always" or (full and r["when"] != "of patches")}
     assert arrow_types(path) == wanted
     assert list(arrow_types(path)) == [row["name"] for row in rows if row["name"] in wanted]
     metadata = pq.read_metadata(path)
@@ -273,6 +328,14 @@ def test_embeddings(tmp_path: Path, full: bool):
     assert set(header["lattice"]) == {field.name for field in fields(Lattice)}
 
 
+def test_patches(tmp_path: Path):
+    some = replace(made_embeddings(full=True), within_n2=np.ones((6, 2), int))
+    wanted = [(row["name"], row["type"]) for row in table("embeddings-columns")]
+    assert list(arrow_types(some.write(tmp_path / "part.parquet")).items()) == wanted
+    text = FORMATS[FORMATS.index("### Patches") : FORMATS.index("### Scores of patches")]
+    assert f"first {DRAWN} of the permutation" in text and f"at least {WINDOW_PX} px" in text
+
+
 def test_row_groups_are_as_large_as_documented(tmp_path: Path):
     many = made_embeddings(full=False)[np.zeros(8_193, int)]
     metadata = pq.read_metadata(many.write(tmp_path / "part.parquet"))
@@ -281,7 +344,8 @@ def test_row_groups_are_as_large_as_documented(tmp_path: Path):
 
 def test_embeddings_of_a_run(made: Made):
     (path,) = made.out.glob("embeddings/*.parquet")
-    assert arrow_types(path) == {row["name"]: row["type"] for row in table("embeddings-columns")}
+    wanted = {row["name"]: row["type"] for row in table("embeddings-columns") if row["when"] != "of patches"}
+    assert arrow_types(path) == wanted
     found = Embeddings.read(path)
     assert_keys(dict(found.header.space), "space")
     assert found.header.space_id == hashlib.sha256(canonical(dict(found.header.space))).hexdigest()[:12]
@@ -302,7 +366,8 @@ def test_embeddings_of_a_run(made: Made):
 
 
 def plain_probe(made: Made, *, full: bool) -> Probe:
-    return made.probe if full else replace(made.probe, pixels=None, feature_names=())
+    bare = {"pixels": None, "feature_names": (), "spread": None, "smearing": None, "reach": None}
+    return made.probe if full else replace(made.probe, **bare)
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -317,13 +382,18 @@ def test_a_probe_is_read_without_geoelle(made: Made, tmp_path: Path, full: bool)
     assert text["geoelle"].encode() == canonical(words)
     assert_keys(words, "probe-words")
     rows = [row for row in table("probe-tensors") if full or row["when"] == "always"]
-    shapes = {"(d,)": [len(probe.embedding.weights_d)], "(f,)": [len(probe.feature_names)], "(1,)": [1]}
-    wanted = {row["name"]: ("F64", shapes[row["type"].removeprefix("float64 ")]) for row in rows}
+    letters = {"d": len(probe.embedding.weights_d), "f": len(probe.feature_names), "1": 1, "m": 7}
+    kinds = {"float64": "F64", "float32": "F32", "int64": "I64"}
+    wanted = {}
+    for row in rows:
+        kind, shape = row["type"].split()
+        wanted[row["name"]] = (kinds[kind], [letters[letter] for letter in shape.strip("()").split(",") if letter])
     assert {name: (part["dtype"], part["shape"]) for name, part in header.items()} == wanted
     digest = hashlib.sha256(canonical({key: value for key, value in words.items() if key != "digest"}))
     for name in sorted(header):
         first, last = header[name]["data_offsets"]
-        digest.update(f"\n{name} float64 ({header[name]['shape'][0]},)\n".encode() + data[first:last])
+        kind = next(long for long, short in kinds.items() if short == header[name]["dtype"])
+        digest.update(f"\n{name} {kind} {tuple(header[name]['shape'])}\n".encode() + data[first:last])
     assert digest.hexdigest() == words["digest"]
     constants = {row["name"]: row["meaning"].strip("`") for row in table("probe-words")}
     assert (words["format"], str(words["version"])) == (constants["format"], constants["version"])
@@ -332,6 +402,38 @@ def test_a_probe_is_read_without_geoelle(made: Made, tmp_path: Path, full: bool)
     start = header["intercept"]["data_offsets"][0]
     by_hand = np.frombuffer(data[first:last], "<f8") @ vector + struct.unpack_from("<d", data, start)[0]
     np.testing.assert_allclose(probe.score(vector), np.exp(by_hand), rtol=1e-6)
+    if not full:
+        assert words["spread"] is words["smearing"] is words["reach"] is None
+        return
+    assert_keys(words["spread"], "probe-spread")
+    assert_keys(words["reach"], "probe-reach")
+
+    def tensor(name: str, kind: str) -> np.ndarray:
+        first, last = header[name]["data_offsets"]
+        return np.frombuffer(data[first:last], kind).reshape(header[name]["shape"])
+
+    spread, reach = words["spread"], words["reach"]
+    s = tensor("spread.weights", "<f8") @ vector + tensor("spread.intercept", "<f8")[0]
+    h = spread["threshold"] * np.exp(min(max(s, spread["low"]), spread["high"]))
+    np.testing.assert_allclose(probe.interval(vector), np.exp([by_hand - h, by_hand + h]), rtol=1e-6)
+    np.testing.assert_allclose(probe.expected(vector), np.exp(by_hand) * words["smearing"], rtol=1e-6)
+    away = np.abs(tensor("weights", "<f8")) * (vector - tensor("reach.points", "<f4"))
+    di = np.sqrt(np.square(away).sum(1)).min() / reach["mean_distance"]
+    np.testing.assert_allclose(probe.reach.dissimilarity(vector), di, rtol=1e-6)
+
+
+def test_what_was_measured_of_a_probe():
+    rng = np.random.default_rng(0)
+    vectors, lonlat = rng.normal(size=(300, 4)), rng.uniform(0, 0.5, (300, 2))
+    loss = np.exp(vectors[:, 0] / 4 + 0.1 * rng.normal(size=300))
+    cv = SpatialKFold(3, block_m=10_000)
+    probe = fit_probe(vectors, loss, groups=lonlat, space={}, cv=cv)
+    halves = loss[:, None] * (1 + 0.02 * rng.normal(size=(300, 2)))
+    for level, halves_n2 in ((0.9, halves), (0.99, None)):
+        trust = fit_trust(probe, vectors, loss, cv=cv, groups=lonlat, level=level, halves_n2=halves_n2)
+        assert_keys(trust.probe.trust, "probe-trust")
+        assert canonical(trust.probe.trust)
+    assert trust.probe.trust["notes"]
 
 
 def test_a_probe_as_plain_json(made: Made, tmp_path: Path):
@@ -354,6 +456,27 @@ def test_a_score_table(made: Made, tmp_path: Path, full: bool):
     assert (b"geo" in (pq.read_schema(tmp_path / "scored.parquet").metadata or {})) == full
 
 
+# --- ranking
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_ranking(made: Made, tmp_path: Path, full: bool):
+    probe = made.probe if full else replace(made.probe, pixels=None, feature_names=())
+    asked = Asked(top=3, above=50 if full else None)
+    ranking = choose_chips(made.out, probe.save(tmp_path / "probe.safetensors"), asked)
+    rank_run(made.out, ranking, out := tmp_path / "ranked")
+    has = {"always", "with loss", *(("with features", "route") if full else ())}
+    sheets = {f"{name}.png" for name in ranking.to_dict()["lists"]}
+    files = {row["name"]: row["holds"] for row in table("rank-files") if row["when"] in has}
+    assert {path.name for path in out.iterdir()} == files.keys() - {"LIST.png"} | sheets
+    found = {name: kind.replace("large_", "") for name, kind in arrow_types(out / "ranked.parquet").items()}
+    rows = {row["name"]: row["type"] for row in table("rank-columns") if row["when"] in has}
+    assert found == rows and list(found) == list(rows)
+    if full:
+        columns = re.findall(r"`(\w+)`", files["clusters.parquet"])
+        assert list(arrow_types(out / "clusters.parquet")) == [*columns, "geometry"]
+
+
 # --- rasters
 
 
@@ -364,16 +487,20 @@ def test_a_cog(made: Made):
             assert said[row["name"]] == row["value"], row["name"]
         bands = [(str(i), *pair) for i, pair in enumerate(zip(file.descriptions, file.units, strict=True), 1)]
         rows, unit = table("cog-bands"), made.probe.data["unit"]
+        assert {row["when"] for row in rows} == {"always", "with intervals", "with a reach"}
         assert bands == [(row["name"], row["description"], row["unit"].replace("U", unit)) for row in rows]
         assert set(file.tags()) == {row["name"] for row in table("cog-tags")} | {"AREA_OR_POINT"}
         for i in range(1, file.count + 1):
             assert set(file.tags(i)) == {row["name"] for row in table("cog-statistics")}
         assert file.tags()["GEOELLE_SPACE"] == " | ".join(f"{k}={v}" for k, v in sorted(made.probe.space.items()))
-        difficulty, complexity, excess, days = file.read()
+        difficulty, complexity, excess, days, lower, upper, applicable, dissimilarity = file.read()
     finite = np.isfinite(difficulty)
     assert finite.any() and not finite.all()
     np.testing.assert_allclose(excess[finite], np.log(difficulty / complexity)[finite], rtol=1e-4, atol=1e-5)
     assert np.datetime64("1970-01-01") + int(np.nanmax(days)) == np.datetime64("2024-06-01")
+    assert (lower[finite] < difficulty[finite]).all() and (difficulty[finite] < upper[finite]).all()
+    assert (applicable[finite] == (dissimilarity[finite] <= np.float32(made.probe.reach.threshold))).all()
+    assert np.isnan(applicable[~finite]).all() and np.isnan(dissimilarity[~finite]).all()
 
 
 def large(values: float | None = None) -> tuple:

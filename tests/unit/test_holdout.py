@@ -112,12 +112,26 @@ def test_inner_splitter_takes_as_many_folds_as_there_is_ground():
         (SpatialKFold(5, block_m=0), points("utrecht", 10), "block_m=0"),
         (PlaceKFold(5), None, "no places"),
         (PlaceKFold(5), np.repeat(["a", "b"], 5), "too few places"),
+        (PlaceKFold(None), np.repeat(["a"], 10), "too few places"),
+        (PlaceKFold(None), None, "no places"),
         (PlaceKFold(5), np.zeros((10, 2)), "shape"),
     ],
 )
 def test_refusals_name_the_value(splitter, groups, told):
     with pytest.raises(HoldoutError, match=told):
         list(splitter.split(np.zeros((10, 3)), groups=groups))
+
+
+def test_every_place_in_turn():
+    places = np.repeat([f"place-{i}" for i in range(7)], [1, 2, 3, 4, 5, 6, 7])
+    cv = PlaceKFold(None)
+    tested = [set(places[test]) for _, test in cv.split(places, groups=places)]
+    assert sorted(map(len, tested)) == [1] * 7 and set.union(*tested) == set(places)
+    assert cv.get_n_splits(groups=places) == 7 and cv.inner(places).n_splits == 5
+    assert cv.inner(places[:6]).n_splits == 3
+    with pytest.raises(HoldoutError, match="no places"):
+        cv.get_n_splits()
+    assert len(cross_val_predict(Ridge(), np.eye(28), np.arange(28.0), cv=cv, groups=places)) == 28
 
 
 def test_default_needs_ground():

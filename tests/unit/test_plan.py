@@ -19,6 +19,7 @@ from geoelle.catalog import load_sensor
 from geoelle.embed import BATCH
 from geoelle.errors import AreaError, CatalogError, ModelError, NoItems, UnknownModel, WeightsError
 from geoelle.models.nano import BANDS
+from geoelle.patches import keys_of, patches_of
 from geoelle.plan import CELL_MAX_M, CUT_BYTES, MIN_CELLS, PART_PX, Job, Plan, chips_at_once, make_plan, part_side
 from ground import save_catalog
 
@@ -94,7 +95,7 @@ def test_parts_are_super_blocks_of_the_lattice_whatever_is_selected(make: Make) 
 CHANGES = {
     "area": area_of(1_500), "catalog": "other.json", "sensor": "sentinel-2-l2a", "model": "other",
     "weights": "untrained", "epsg": 32632, "stride_px": 8, "cloud_max": 10.0, "looks": 2, "errors": "skip",
-    "loss": True, "twins": 1, "precision": "bf16",
+    "loss": True, "twins": 1, "dense": True, "precision": "bf16",
 }  # fmt: skip
 
 
@@ -122,6 +123,33 @@ def test_the_stride_is_the_size_of_cells(make: Make, stride: int, cell_m: float,
     facts = make(stride_px=stride).to_dict()
     assert (facts["cell_m"], facts["chip_m"]) == (cell_m, 320)
     assert facts["cells"] == pytest.approx(cells, rel=0.06)
+
+
+def test_a_dense_map_has_a_cell_a_patch_and_every_chip_that_sees_one(make: Make) -> None:
+    plan = make(dense=True, cells_for_map=True)
+    facts = plan.to_dict()
+    assert (facts["cell_m"], facts["chip_m"]) == (40, 320) and facts["cells"] == pytest.approx(50 * 35, rel=0.06)
+    (_, cells), (lattice, chips) = plan.cells[0], plan.zones[0]
+    assert lattice.stride_px == 16 and facts["chips"] == len(chips) == plan.chips == pytest.approx(14 * 10, rel=0.2)
+    seen = np.isin(keys_of(patches_of(chips, 4)), keys_of(cells)).reshape(len(chips), 64)
+    assert seen.any(axis=1).all() and seen.sum() == 4 * len(cells)
+    assert make(dense=True, cells_for_map=True, stride_px=8).chips > 3 * plan.chips
+    assert make().to_dict()["chips"] == make().to_dict()["cells"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "for_map", "error", "told"),
+    [
+        ({"stride_px": 10}, True, AreaError, "10 px is no whole|10 px apart, do not share patches of 4 px"),
+        ({"stride_px": 24}, True, AreaError, "24 px is no whole fraction of chips of 32 px"),
+        ({"stride_px": 10, "loss": True}, False, AreaError, "10 px apart, do not share patches of 4 px"),
+        ({}, False, ModelError, "dense run of nano cannot be planned with loss=False; .* add --loss"),
+        ({"loss": True}, True, ModelError, "with loss=True; a map keeps none"),
+    ],
+)
+def test_a_dense_run_that_makes_no_sense_is_refused(make: Make, changes: dict, for_map: bool, error, told: str) -> None:
+    with pytest.raises(error, match=told):
+        make(**{"dense": True, "cells_for_map": for_map, **changes})
 
 
 @pytest.mark.parametrize("stride", [0, -2, 7, 15])

@@ -1,5 +1,6 @@
 """The probe: the scale of the loss, spaces, and files that cannot lie."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -156,17 +157,40 @@ def test_foreign_missing_and_newer_files_are_refused(probe, tmp_path):
     with pytest.raises(FormatError, match="not a geoelle probe"):
         Probe.load(bad)
     save_file({"weights": np.zeros(3)}, bad, {"geoelle": "[1]"})
-    with pytest.raises(FormatError, match="version 1"):
+    with pytest.raises(FormatError, match="version 1 or 2"):
         Probe.load(bad)
-    newer = _words(probe.save(tmp_path / "p.safetensors")) | {"version": 2}
+    newer = _words(probe.save(tmp_path / "p.safetensors")) | {"version": 3}
     save_file({"weights": np.zeros(3)}, bad, {"geoelle": json.dumps(newer)})
-    with pytest.raises(FormatError, match="version 1"):
+    with pytest.raises(FormatError, match="version 1 or 2"):
         Probe.load(bad)
     bad.write_bytes(b"\x80\x04\x95 a pickle of old")
     with pytest.raises(FormatError):
         Probe.load(bad)
     with pytest.raises(FormatError, match="nowhere"):
         Probe.load(tmp_path / "nowhere.safetensors")
+
+
+def test_a_file_of_version_1_is_a_probe_without_what_it_does_not_say(probe, tmp_path):
+    """Written as version 1 was: fewer keys, the digest over them."""
+    path, old = probe.save(tmp_path / "p.safetensors"), tmp_path / "old.safetensors"
+    tensors, words = load_file(path), _words(path)
+    words = {k: v for k, v in words.items() if k not in ("spread", "smearing", "reach", "trust", "digest")}
+    words["version"] = 1
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode())
+    for name in sorted(tensors):
+        digest.update(f"\n{name} float64 {tensors[name].shape}\n".encode() + tensors[name].tobytes())
+    save_file(tensors, old, {"geoelle": json.dumps(words | {"digest": digest.hexdigest()})})
+    again = Probe.load(old)
+    np.testing.assert_array_equal(again.score_raw(world()[0]), probe.score_raw(world()[0]))
+    assert again.spread is again.smearing is again.reach is None and again.trust == {}
+    assert again.digest == probe.digest
+    with pytest.raises(ProbeError, match="'nano' has no intervals"):
+        again.interval(world()[0])
+    with pytest.raises(ProbeError, match="'nano' has no smearing factor, so no expected loss"):
+        again.expected(world()[0])
+    save_file(tensors, old, {"geoelle": json.dumps(words | {"version": 2, "digest": digest.hexdigest()})})
+    with pytest.raises(FormatError, match="digest"):
+        Probe.load(old)
 
 
 def test_json_for_a_device(probe, tmp_path):

@@ -18,16 +18,19 @@ from odc.geo.geobox import GeoBox
 
 import scenes
 from geoelle import run as module
+from geoelle.applicability import Reach
 from geoelle.area import Address, Addresses, Area, Lattice
+from geoelle.bands import Bands
 from geoelle.complexity import feature_names
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import FormatError, ProbeError, ReadError, SpaceMismatch
+from geoelle.intervals import Spread
 from geoelle.models import load_model
 from geoelle.models.nano import BANDS as NANO
 from geoelle.plan import Job, Plan, make_plan
 from geoelle.probe import Affine, Probe
-from geoelle.products import BANDS, WEIGHTS, Product, layers, probe_for, run_map, shipped_probe
+from geoelle.products import WEIGHTS, Product, probe_for, run_map, shipped_probe
 from geoelle.run import load_manifest
 from ground import GSD_M, make_scene, save_catalog, three_places
 
@@ -85,15 +88,16 @@ def test_layers_are_the_maps_of_the_probe() -> None:
         header=Header(space=space_of(model, SIX), sensor="s", bands=SIX, feature_names=names),
     )  # fmt: skip
     probe = Probe(embedding=affine(128, 0), pixels=affine(len(names), 1), feature_names=names, space={"model": "nano"})
-    found = layers(table, probe)
-    assert tuple(found) == BANDS and all(values.dtype == np.float32 for values in found.values())
+    found = Bands(probe=probe).values(table)
+    assert tuple(found) == ("difficulty", "complexity", "excess", "date")
+    assert all(values.dtype == np.float32 for values in found.values())
     log_difficulty = vectors @ probe.embedding.weights_d - 3
     log_complexity = features @ probe.pixels.weights_d - 3
     np.testing.assert_allclose(found["difficulty"], np.exp(log_difficulty), rtol=1e-4)
     np.testing.assert_allclose(found["complexity"], np.exp(log_complexity), rtol=1e-4)
     np.testing.assert_allclose(found["excess"], log_difficulty - log_complexity, rtol=1e-3, atol=1e-4)
     assert found["date"][0] == 19_875.5 and np.isnan(found["date"][1]) and found["date"][2] == 1
-    raw = layers(table, replace(probe, scale="raw"))
+    raw = Bands(probe=replace(probe, scale="raw")).values(table)
     np.testing.assert_allclose(raw["difficulty"], log_difficulty, rtol=1e-4)
     np.testing.assert_allclose(raw["excess"], raw["difficulty"] - raw["complexity"], rtol=1e-3, atol=1e-5)
 
@@ -162,6 +166,43 @@ def test_a_probe_of_the_loss_itself_says_so(plan: Plan, tmp_path: Path) -> None:
         assert "expected loss" in file.tags()["GEOELLE_SCALE"]
 
 
+def test_what_a_probe_can_tell_is_in_every_form(plan: Plan, tmp_path: Path) -> None:
+    probe = make_probe(plan)
+    table = Embeddings.read(sorted(run_map(plan, probe, tmp_path / "run").out.glob("embeddings/*.parquet")))
+    points = table.vectors_nd[table.valid_n][:3]
+    reach = Reach(
+        points_md=points, counts_m=np.ones(3, int), weights_d=np.abs(probe.embedding.weights_d), mean_distance=1.0,
+        threshold=float(np.median(distances(table.vectors_nd[table.valid_n], points, probe))),
+    )  # fmt: skip
+    spread = Spread(log_spread=affine(128, 3), low=-3.0, high=0.0, alpha=0.1, threshold=2.0)
+    said = {"sentences": {"reach": "dissimilarity is not informative of the error"}, "notes": ["a note"]}
+    telling = replace(probe, spread=spread, reach=reach, smearing=1.3, trust=said)
+    made = run_map(plan, telling, tmp_path / "run", overwrite=True, expected=True)
+    bands, _ = raster_of(made.out / "difficulty.tif")
+    assert list(bands) == list(Bands(probe=telling).names)
+    with rasterio.open(made.out / "difficulty.tif") as file:
+        tags = file.tags()
+    assert tags["GEOELLE_REACH"] == "dissimilarity is not informative of the error"
+    assert "expected loss, 1.3 times" in tags["GEOELLE_SCALE"] and "90%" in tags["GEOELLE_INTERVAL"]
+    inside = bands["applicable"][np.isfinite(bands["applicable"])]
+    assert 0.4 < inside.mean() < 0.6
+    assert any("of the cells are in the area of applicability" in line for line in made.lines)
+    page = (made.out / "report.html").read_text("utf-8")
+    assert "dissimilarity is not informative of the error" in page and "a note" in page
+    assert "striped: outside the area of applicability" in page
+    item = json.loads((made.out / "item.json").read_text())
+    assert [b["name"] for b in item["assets"]["difficulty"]["bands"]] == list(bands)
+    assert load_manifest(made.out)["probe"]["trust"] == said
+    with pytest.raises(ProbeError, match="no smearing factor"):
+        run_map(plan, probe, tmp_path / "other", expected=True)
+    assert not (tmp_path / "other").exists()
+
+
+def distances(vectors: np.ndarray, points: np.ndarray, probe: Probe) -> np.ndarray:
+    away = (vectors[:, None].astype(float) - points) * probe.embedding.weights_d
+    return np.sqrt(np.square(away).sum(2)).min(1)
+
+
 def test_another_probe_repaints_without_reading(plan: Plan, product: Product, tmp_path: Path, monkeypatch) -> None:
     out = Path(shutil.copytree(product.out, tmp_path / "run"))
     monkeypatch.setattr(module, "read_window", None)
@@ -179,10 +220,11 @@ def test_every_probe_that_ships_is_of_the_weights_that_ship(path: Path) -> None:
     probe = Probe.load(path)
     bands = tuple(str(probe.space["bands"]).split())
     model = load_model("nano")
-    assert probe.space == space_of(model, bands)
+    dense = "-dense-" in path.name
+    assert probe.space == space_of(model, bands, dense=dense)
     assert probe.pixels is not None and probe.feature_names == feature_names(bands)
     assert probe.data["unit"] == model.card.unit and probe.scores["tables"]
-    assert shipped_probe(model, bands).digest == probe.digest
+    assert shipped_probe(model, bands, dense=dense).digest == probe.digest
 
 
 def test_bands_or_weights_without_a_probe_say_how_to_fit_one() -> None:

@@ -98,3 +98,28 @@ def test_only_bands_of_the_raster_can_be_drawn() -> None:
         quicklook(painted(3, 3), {}, TEXT)
     with pytest.raises(FormatError, match=r"shape \(3, 4, 4\); give \(y, x, 3\)"):
         Scene(rgb_yx3=np.zeros((3, 4, 4)), bounds=(0, 0, 1, 1))
+
+
+def test_cells_outside_the_area_are_striped_and_keep_their_colour() -> None:
+    raster = painted(20, 30)
+    inside = xr.full_like(raster.isel(band=[0]), 1.0).assign_coords(band=["applicable"])
+    half = inside.copy(deep=True)
+    half[0, :, :15] = 0
+    half[0, :, 15:18] = np.nan
+    text = MapText(title="t", subtitle="s", reading="r")
+    band = str(raster["band"].values[0])
+    ramps = {band: Ramp.sequential(raster.values[0], label="l", unit="u")}
+    plain, whole, striped = (
+        pixels(quicklook(xr.concat([raster, *more], "band"), ramps, text)) for more in ([], [inside], [half])
+    )
+    assert np.array_equal(plain, whole)  # nothing outside: nothing drawn, no legend
+    changed = (striped != plain).any(axis=2)
+    top = changed[: int(0.8 * len(changed))]  # above the legend
+    columns = np.flatnonzero(top.any(axis=0))
+    west, east = columns.min(), columns.max()
+    map_west, map_east = np.flatnonzero((plain != plain[0, 0]).any(axis=2)[len(plain) // 2])[[0, -1]]
+    assert abs((east - west) / (map_east - map_west) - 0.5) < 0.08
+    area = top[:, west : east + 1]
+    share = area[area.any(axis=1)].mean()
+    assert 0.3 < share < 0.6  # four pixels of nine
+    assert changed[int(0.8 * len(changed)) :].any()  # the legend names it

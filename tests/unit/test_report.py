@@ -98,7 +98,7 @@ def fit_facts(**changes: object) -> FitFacts:
         "sensor": "sentinel-2-l2a",
         "chips": 9283,
         "places": 60,
-        "block_m": 10_000.0,
+        "held_out": "5 folds of blocks of 10 km",
         "folds": 5,
         "alpha": "12.6",
         "scores": ROWS,

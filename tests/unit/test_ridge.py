@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from sklearn.model_selection import KFold
+from sklearn.model_selection import KFold, PredefinedSplit, ShuffleSplit
 
+from geoelle import moments
+from geoelle import ridge as numerics
 from geoelle.errors import HoldoutError, ProbeError
 from geoelle.holdout import PlaceKFold, SpatialKFold
 from geoelle.ridge import Affine, RidgeProbe, RidgeProbeCV, cross_predict
@@ -100,3 +102,140 @@ def test_inner_folds_shrink_with_the_ground_that_is_left():
     assert np.corrcoef(found, X[:, 0])[0, 1] > 0.99
     with pytest.raises(HoldoutError, match="too few places"):
         cross_predict(X[:20], X[:20, 0], PlaceKFold(2), place[:20])
+
+
+PLACE = np.repeat(np.arange(10), 30)
+FIRST = np.isin(np.arange(300), next(test for _, test in PlaceKFold(5).split(PLACE, groups=PLACE)))
+
+
+def summed(monkeypatch, work):
+    """Count the rows whose products are summed while it works."""
+    counts, add = [], moments.Accumulator.add
+
+    def counting(self, x_nd, y_nt, rows=None):
+        counts.append(len(x_nd) if rows is None else len(rows))
+        add(self, x_nd, y_nt, rows)
+
+    monkeypatch.setattr(moments.Accumulator, "add", counting)
+    work()
+    return sum(counts)
+
+
+def test_choosing_a_strength_sums_every_row_once(monkeypatch):
+    vectors, loss, _, _ = world()
+    assert summed(monkeypatch, lambda: RidgeProbeCV(cv=PlaceKFold(5)).fit(vectors, loss, PLACE)) == 300
+
+
+def test_nested_folds_sum_each_training_row_once(monkeypatch):
+    vectors, loss, _, _ = world()
+    assert summed(monkeypatch, lambda: cross_predict(vectors, loss, PlaceKFold(5), PLACE)) == 5 * 240
+
+
+def test_rows_that_a_buffer_leaves_out_are_summed_too(monkeypatch):
+    """Two blocks side by side a fold: the buffers hold less than the training parts, and are subtracted."""
+    vectors, loss, _, lonlat = world()
+    cv = SpatialKFold(4, block_m=30_000, buffer_m=2_000)
+    buffers = 300 * 4 - sum(len(train) + len(test) for train, test in cv.split(vectors, groups=lonlat))
+    assert 0 < buffers < 300
+    assert summed(monkeypatch, lambda: RidgeProbeCV(cv=cv).fit(vectors, loss, lonlat)) == 300 + buffers
+
+
+def test_only_a_fold_that_would_cancel_is_summed_from_its_rows(monkeypatch):
+    vectors, loss, _, _ = world()
+    vectors[FIRST] *= 100
+    assert summed(monkeypatch, lambda: RidgeProbeCV(cv=PlaceKFold(5)).fit(vectors, loss, PLACE)) == 300 + 240
+
+
+def test_more_folds_than_memory_for_their_moments_change_nothing(monkeypatch):
+    vectors, loss, _, _ = world(d=40)
+    few, many = PlaceKFold(5), PlaceKFold(10)
+    kept = RidgeProbeCV(cv=few).fit(vectors, loss, PLACE)
+    found = RidgeProbeCV(cv=many).fit(vectors, loss, PLACE)
+    by_hand = [RidgeProbe(alpha).fit for alpha in found.alphas_]
+    mse_a = [
+        sum(
+            np.square(loss[test] - fit(vectors[train], loss[train]).predict(vectors[test])).sum()
+            for train, test in many.split(vectors, groups=PLACE)
+        )
+        / 300
+        for fit in by_hand
+    ]
+    np.testing.assert_allclose(found.mse_path_, mse_a, rtol=1e-8)
+    assert not np.allclose(kept.mse_path_, found.mse_path_)
+    assert summed(monkeypatch, lambda: RidgeProbeCV(cv=many).fit(vectors, loss, PLACE)) == 600
+
+
+class Drawn:
+    """Trains on rows drawn with replacement, as a bootstrap does."""
+
+    def split(self, X, y=None, groups=None):
+        for seed in range(3):
+            train = np.random.default_rng(seed).integers(0, len(X), len(X))
+            yield train, np.setdiff1d(np.arange(len(X)), train)
+
+
+@pytest.mark.parametrize("cv", [ShuffleSplit(3, train_size=0.5, test_size=0.2, random_state=0), Drawn()])
+def test_any_splitter_is_served(cv):
+    vectors, loss, _, _ = world()
+    vectors = vectors.astype(np.float64)
+    found = RidgeProbeCV((0.1, 10.0), cv).fit(vectors, loss)
+    mse_a = np.zeros(2)
+    for train, test in cv.split(vectors):
+        for a, alpha in enumerate((0.1, 10.0)):
+            fitted = RidgeProbe(alpha).fit(vectors[train], loss[train])
+            mse_a[a] += np.square(loss[test] - fitted.predict(vectors[test])).sum() / 300
+    np.testing.assert_allclose(found.mse_path_, mse_a, rtol=1e-8)
+
+
+def test_a_constant_target_takes_the_strongest_alpha():
+    vectors, _, _, _ = world()
+    found = RidgeProbeCV(cv=PlaceKFold(5)).fit(vectors, np.full(300, 0.1), PLACE)
+    assert found.alpha_ == found.alphas_[-1]
+    np.testing.assert_array_equal(found.predict(vectors), np.full(300, 0.1))
+
+
+def test_a_fold_without_points_is_refused():
+    vectors, loss, _, _ = world()
+
+    class Lame:
+        def split(self, X, y=None, groups=None):
+            yield np.arange(300), np.array([], int)
+
+    with pytest.raises(HoldoutError, match="fold 0 trains on 300 points and tests 0"):
+        RidgeProbeCV(cv=Lame()).fit(vectors, loss)
+    with pytest.raises(HoldoutError, match="trains on 1 points"):
+        RidgeProbeCV(cv=PredefinedSplit([0] * 299 + [1])).fit(vectors, loss)
+
+
+def test_float32_is_never_converted_whole():
+    vectors, loss, _, _ = world()
+    single = RidgeProbeCV(cv=PlaceKFold(5)).fit(vectors, loss, PLACE)
+    double = RidgeProbeCV(cv=PlaceKFold(5)).fit(vectors.astype(np.float64), loss, PLACE)
+    np.testing.assert_array_equal(single.coef_, double.coef_)
+    assert single.coef_.dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64])
+def test_a_map_is_applied_in_float64_whatever_comes_in(dtype, monkeypatch):
+    monkeypatch.setattr(numerics, "_CACHED", 700)
+    rng = np.random.default_rng(0)
+    x = ((1e9 if dtype is np.int64 else 100) * rng.normal(size=(7, 11, 33))).astype(dtype)
+    mapped = Affine(weights_d=rng.normal(size=33), intercept=3.0, mean_d=np.zeros(33), scale_d=np.ones(33), alpha=1.0)
+    exact = (x.astype(np.longdouble) * mapped.weights_d).sum(-1) + 3
+    np.testing.assert_allclose(mapped(x), exact.astype(np.float64), rtol=1e-12, atol=1e-12 * np.abs(exact).max())
+    assert mapped(x).dtype == np.float64
+    assert mapped(x[0, 0]).shape == ()
+    assert mapped(x[:, :0]).shape == (7, 0)
+    np.testing.assert_allclose(mapped(x[:, ::2, :]), mapped(x)[:, ::2], rtol=1e-12)
+    with pytest.raises(ProbeError, match="takes 33 inputs"):
+        mapped(x[..., 1:])
+    if np.dtype(dtype).kind == "f":
+        x[2, 3, 4] = np.nan
+        assert np.argwhere(np.isnan(mapped(x))).tolist() == [[2, 3]]
+
+
+def test_a_strength_lost_in_rounding_is_no_worse_with_fewer_rows_than_inputs():
+    vectors, loss, _, _ = world(n=15)
+    fitted = RidgeProbe(1e-200).fit(vectors, loss)
+    np.testing.assert_allclose(fitted.predict(vectors), loss, rtol=1e-5)
+    assert np.abs(fitted.coef_).max() < 1

@@ -1,5 +1,7 @@
 """Rows of many tables become one sample, of one space, with a loss."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,14 @@ def test_a_sample_joins_tables_of_many_lattices():
         Sample.of([west, table_of(32632, 3100, model="clay")])
     with pytest.raises(ProbeError, match="nano embeddings have no loss"):
         Sample.of(table_of(32631, 3000, loss=False))
+
+
+def test_sensors_may_differ_and_spaces_may_not():
+    one, two = table_of(32631, 3000), table_of(32632, 3100)
+    other = replace(two, header=replace(two.header, sensor="sentinel-2-l1c"))
+    assert len(Sample.of([one, other], sources=["l2a"] * 40 + ["l1c"] * 40).loss_n) == 80
+    with pytest.raises(SpaceMismatch, match="bands"):
+        Sample.of([one, replace(two, header=replace(two.header, bands=("nir",)))])
 
 
 def test_usable_rows_have_everything():
