@@ -46,20 +46,24 @@ class Null:
     shifts_r: np.ndarray
     prior: Prior
 
-    def test(self, new_n: np.ndarray) -> Tested:
+    def test(self, new_n: np.ndarray, before_n: np.ndarray | None = None) -> Tested:
         """Compare a new map with the null, (n,); its own map-wide shift is taken out and returned.
 
-        The prediction of a number not seen has the variance s² (1 + 1 / replicates).
+        With `before_n`, a map of the same season that the null has not seen, the difference of both is compared with
+        0; else the new map with the mean of the replicates. The variance of a difference is 2 s², that of the
+        departure of a number not seen s² (1 + 1 / replicates).
+
+        Raises `ProbeError` where no cell has all that is compared.
         """
         new_n = np.asarray(new_n, np.float64)
-        apart_n = new_n - self.mean_n
+        apart_n = new_n - (self.mean_n if before_n is None else np.asarray(before_n, np.float64))
+        factor_n = 1 + 1 / np.maximum(self.count_n, 1) if before_n is None else np.full(len(new_n), 2.0)
         known_n = np.isfinite(apart_n) & np.isfinite(self.sd_n)
         if not known_n.any():
             raise ProbeError(f"no cell of {len(new_n)} has both a history and a new value; choose clearer dates")
         shift = float(np.median(apart_n[known_n]))
         dof_n = self.prior.dof + self.count_n - 1
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t_n = (apart_n - shift) / (self.sd_n * np.sqrt(1 + 1 / self.count_n))
+        t_n = (apart_n - shift) / (self.sd_n * np.sqrt(factor_n))
         p_n = np.where(known_n, 2 * stats.t.sf(np.abs(t_n), np.minimum(dof_n, 1e9)), np.nan)
         return Tested(t_n=np.where(known_n, t_n, np.nan), p_n=p_n, dof_n=np.where(known_n, dof_n, np.nan), shift=shift)
 

@@ -27,6 +27,17 @@ def test_p_is_uniform_where_nothing_changes(years: int) -> None:
     assert (q_values(tested.p_n) <= 0.1).mean() < 0.002
 
 
+@pytest.mark.parametrize("years", [2, 4])
+def test_p_of_a_difference_is_uniform_and_blind_to_what_was_before(years: int) -> None:
+    rng = np.random.default_rng(years)
+    level_n, sd_n, years_rn = ground(rng, years)
+    moved_n = level_n + 9 * (rng.random(CELLS) < 0.3)  # changed since the history, and not between the two maps
+    before_n, after_n = (moved_n + sd_n * rng.normal(size=CELLS) + shift for shift in (0, 4))
+    tested = fit_null(years_rn).test(after_n, before_n)
+    assert stats.kstest(tested.p_n, "uniform").statistic < 0.03
+    assert tested.shift == pytest.approx(4, abs=0.1)
+
+
 def test_a_median_and_mad_with_a_normal_tail_would_not_be() -> None:
     rng = np.random.default_rng(1)
     level_n, sd_n, years_rn = ground(rng, 3)
