@@ -155,10 +155,10 @@ def entries(verdicts: Sequence[Verdict], alive: Sequence[str]) -> list[tuple[str
     return [(eligible[0],), *([combined] if len(combined) > 1 else [])] if eligible else []
 
 
-def outcomes(verdicts: Sequence[Verdict]) -> list[Literal["confirmed", "not refuted", "refuted"]]:
+def outcomes(verdicts: Sequence[Verdict]) -> list[Literal["confirmed", "not refuted", "not confirmed"]]:
     """Say of each entry what the confirmation places say."""
     adjusted = holm([v.p for v in verdicts])
     return [
-        "confirmed" if v.holds(p, estimates=True) else "not refuted" if v.lift.value > 0 else "refuted"
+        "confirmed" if v.holds(p, estimates=True) else "not refuted" if v.lift.value > 0 else "not confirmed"
         for v, p in zip(verdicts, adjusted, strict=True)
     ]

@@ -20,6 +20,7 @@ from geoelle.files import check_free, write_bytes
 from geoelle.fit_page import fit_facts, fold_pictures, score_pictures, trust_pictures
 from geoelle.held import Asked, Held, Stand, holdout_for, with_measured_buffer
 from geoelle.intervals import check_places
+from geoelle.large import Large, fit_large, large_runs
 from geoelle.models import model_card
 from geoelle.nulls import evaluate
 from geoelle.probe import Probe, Scale, fit_probe, on_scale
@@ -80,6 +81,29 @@ class Fitted:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Rows:
+    """What a fit rests on: the usable rows it is scored on, where they stand, and where all usable rows do.
+
+    These are one and the same but for runs that are too `large` to be scored whole.
+    """
+
+    tables: list[Embeddings]
+    sample: Sample
+    stand: Stand
+    ground: Stand
+    large: Large | None
+
+    @property
+    def count(self) -> int:
+        """Return the number of rows, usable or not."""
+        return sum(map(len, self.tables)) if self.large is None else self.large.rows
+
+    @property
+    def usable(self) -> int:
+        return len(self.ground.place_n)
+
+
 def block_metres(text: str) -> float:
     """Return the metres of "10km" or "2500 m".
 
@@ -123,19 +147,20 @@ def fit_runs(
 
     Where the buffer of blocks is not given, it is measured on the residuals of a first fit with a buffer of a chip's
     diagonal: what lies nearer shows the same pixels. `report` names a folder for the diagnostics, which take longer
-    than the fit.
+    than the fit. Of runs with more than `large.MOST_CHIPS` usable chips the probe is fitted on all, and everything that
+    is measured is measured on whole blocks drawn by lot.
 
     Raises: HoldoutError (too little to hold out), ProbeError (no loss), SpaceMismatch, GeoelleError (`out` exists).
     """
     beside = check_outputs(out, report, overwrite=overwrite)
-    tables, sample, stand = _prepared(runs, job.dense)
-    held = _held(job, sample, stand)
+    rows = _prepared(runs, job)
+    sample, header, held = rows.sample, rows.tables[0].header, _held(job, rows)
     if job.interval is not None:
         check_places(len(np.unique(held.place_n)), round(1 - job.interval, 12))
     scores = evaluate(sample, cv=held.cv, groups=held.groups, places=held.place_n, scale=job.scale)
-    scores = replace(scores, notes=(*held.notes, *([_PATCHES] if job.dense else []), *scores.notes))
-    trust = _fitted(sample, held, job, tables[0])
-    card = model_card(str(tables[0].header.space["model"]))
+    scores = replace(scores, notes=(*held.notes, *_notes(job, rows), *scores.notes))
+    trust = _fitted(rows, held, job)
+    card = model_card(str(header.space["model"]))
     probe = replace(
         trust.probe,
         scores=scores.to_dict(),
@@ -145,10 +170,10 @@ def fit_runs(
         data={
             "unit": card.unit,
             "runs": [run.resolve().name for run in runs],
-            job.rows: len(sample.loss_n),
+            job.rows: rows.usable,
         },
     )
-    task, facts = _task(sample, probe, held), fit_facts(scores, probe, held, tables[0].header, trust.lines)
+    task, facts = _task(sample, probe, held), fit_facts(scores, probe, held, header, trust.lines)
     unit = "ln of " + card.unit if probe.scale == "log" else card.unit
     scored = score_pictures(task, scores, sample.lonlat_n2, unit)
     others = fold_pictures(held, sample.lonlat_n2) | trust_pictures(trust, unit)
@@ -172,22 +197,32 @@ def plan_fit(runs: Sequence[Path], job: FitJob) -> dict[str, Any]:
 
     Raises: as `fit_runs`.
     """
-    tables, sample, stand = _prepared(runs, job.dense)
-    held = holdout_for(job.holdout, stand, block_m=job.block_m, folds=job.folds)
+    rows = _prepared(runs, job)
+    held = holdout_for(job.holdout, rows.ground, block_m=job.block_m, folds=job.folds)
     sizes = [{"train": len(train), "test": len(test)} for train, test in held.folds()]
     return {
-        "model": tables[0].header.space["model"], job.rows: sum(map(len, tables)), "usable": len(sample.loss_n),
-        "twins": len(sample.twins), "block_m": job.block_m, "blocks": len(np.unique(held.place_n)),
-        "holdout": held.text, "buffer_m": held.buffer_m, "folds": sizes, "notes": list(held.notes),
+        "model": rows.tables[0].header.space["model"], job.rows: rows.count, "usable": rows.usable,
+        "twins": len(rows.sample.twins), "block_m": job.block_m, "blocks": len(np.unique(held.place_n)),
+        "holdout": held.text, "buffer_m": held.buffer_m, "folds": sizes,
+        "notes": [*held.notes, *([] if rows.large is None else [rows.large.note(job.rows)])],
     }  # fmt: skip
 
 
-def _prepared(runs: Sequence[Path], dense: bool) -> tuple[list[Embeddings], Sample, Stand]:
-    """Read the runs, keep usable rows, and say where each stands; a run is a place."""
+def _notes(job: FitJob, rows: _Rows) -> list[str]:
+    """Say what is counted, and what the scores are of where that is not all."""
+    return [*([_PATCHES] if job.dense else []), *([] if rows.large is None else [rows.large.note(job.rows)])]
+
+
+def _prepared(runs: Sequence[Path], job: FitJob) -> _Rows:
+    """Read the runs, or what is drawn of large ones, keep usable rows, and say where each stands; a run is a place."""
     for run in runs:
         check_finished(run)
-    sources = {str(run.resolve()): _patches_of(run) if dense else run for run in runs}
-    each = [(name, table) for name, source in sources.items() for table in Embeddings.read_each(source)]
+    sources = {str(run.resolve()): _patches_of(run) if job.dense else run for run in runs}
+    large = large_runs(sources, job.block_m)
+    if large is None:
+        each = [(name, table) for name, source in sources.items() for table in Embeddings.read_each(source)]
+    else:
+        each = large.drawn()
     tables = [table for _, table in each]
     sample = Sample.of(tables, sources=[t.header.sensor for t in tables for _ in range(len(t))])
     keep_n = sample.usable_n
@@ -197,9 +232,10 @@ def _prepared(runs: Sequence[Path], dense: bool) -> tuple[list[Embeddings], Samp
         source_n=sample.sources_n[keep_n],
         scene_n=np.array([items for table in tables for items in table.items_n])[keep_n],
         times_n=sample.times_n[keep_n],
-        chip_m=max(_reach_m(table, dense) for table in tables),
+        chip_m=max(_reach_m(table, job.dense) for table in tables),
     )
-    return tables, sample.at(keep_n), stand
+    ground = stand if large is None else large.stand(stand.chip_m)
+    return _Rows(tables=tables, sample=sample.at(keep_n), stand=stand, ground=ground, large=large)
 
 
 def _reach_m(table: Embeddings, dense: bool) -> float:
@@ -218,26 +254,33 @@ def _patches_of(run: Path) -> Path:
     return run / "patches"
 
 
-def _held(job: FitJob, sample: Sample, stand: Stand) -> Held:
-    """Decide what is held out, the buffer of blocks measured where it is not given."""
-    held = holdout_for(job.holdout, stand, block_m=job.block_m, folds=job.folds)
+def _held(job: FitJob, rows: _Rows) -> Held:
+    """Decide what is held out of the rows that are scored, the buffer of blocks measured where it is not given."""
+    sample, held = rows.sample, holdout_for(job.holdout, rows.stand, block_m=job.block_m, folds=job.folds)
     if held.kind != "block" or job.holdout.buffer_m is not None:
         return held
     y_n = on_scale(sample.loss_n, job.scale)
-    return with_measured_buffer(held, stand, y_n - cross_predict(sample.vectors_nd, y_n, held.cv, held.groups))
+    residual_n = y_n - cross_predict(sample.vectors_nd, y_n, held.cv, held.groups)
+    return with_measured_buffer(held, rows.stand, residual_n, rows.ground)
 
 
-def _fitted(sample: Sample, held: Held, job: FitJob, table: Embeddings) -> Trust:
-    """Fit the probe on every row, and what tells how far to trust it."""
-    probe = fit_probe(
-        sample.vectors_nd,
-        sample.loss_n,
-        groups=held.groups,
-        space=table.header.space,
-        scale=job.scale,
-        cv=held.cv,
-        features=(sample.features_nf, sample.feature_names),
-    )
+def _fitted(rows: _Rows, held: Held, job: FitJob) -> Trust:
+    """Fit the probe on every usable row, and on those that are scored what tells how far to trust it."""
+    sample, space = rows.sample, rows.tables[0].header.space
+    if rows.large is None:
+        probe = fit_probe(
+            sample.vectors_nd,
+            sample.loss_n,
+            groups=held.groups,
+            space=space,
+            scale=job.scale,
+            cv=held.cv,
+            features=(sample.features_nf, sample.feature_names),
+        )
+    else:
+        asked = replace(job.holdout, buffer_m=held.buffer_m)
+        whole = holdout_for(asked, rows.ground, block_m=job.block_m, folds=job.folds)
+        probe = fit_large(rows.large, whole, space=space, scale=job.scale)
     return fit_trust(
         probe,
         sample.vectors_nd,

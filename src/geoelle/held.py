@@ -157,11 +157,12 @@ def holdout_for(asked: Asked, stand: Stand, *, block_m: float, folds: int | None
     )  # fmt: skip
 
 
-def with_measured_buffer(held: Held, stand: Stand, residual_n: np.ndarray) -> Held:
+def with_measured_buffer(held: Held, stand: Stand, residual_n: np.ndarray, ground: Stand | None = None) -> Held:
     """Widen the buffer of blocks to the range over which `residual_n` of a first blocked fit are alike.
 
     Where that range leaves less than half of a training part, of an inner one included, the buffer is the widest
-    that leaves it, and a note says that scores flatter. It is never below a chip's diagonal.
+    that leaves it, and a note says that scores flatter. It is never below a chip's diagonal. Where `stand` is a sample
+    of `ground`, whose gaps make room, so much has to be left of both.
 
     Raises: HoldoutError (residuals that are not finite).
     """
@@ -169,7 +170,7 @@ def with_measured_buffer(held: Held, stand: Stand, residual_n: np.ndarray) -> He
         return held
     found = autocorrelation_range_m(stand.lonlat_n2, residual_n, stand.place_n)
     asked_m = max(stand.chip_m, found.range_m) if found.measured else stand.chip_m
-    buffer_m = _widest(held.cv, stand.lonlat_n2, stand.chip_m, asked_m)
+    buffer_m = min(_widest(held.cv, each.lonlat_n2, stand.chip_m, asked_m) for each in {stand, ground or stand})
     note = f"buffer of {buffer_m / 1000:.3g} km: {found.note}"
     if buffer_m < asked_m:
         note = (

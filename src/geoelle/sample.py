@@ -43,9 +43,7 @@ class Sample:
         for table in tables:
             tables[0].header.merge(replace(table.header, sensor=tables[0].header.sensor))
         if any(table.loss_n is None for table in tables):
-            raise ProbeError(
-                f"{tables[0].header.space['model']} embeddings have no loss; embed them with loss"
-            )
+            raise ProbeError(f"{tables[0].header.space['model']} embeddings have no loss; embed them with loss")
         names = set.intersection(*(set(table.twins) for table in tables))
         return cls(
             vectors_nd=_joined([table.vectors_nd for table in tables]),
@@ -60,10 +58,15 @@ class Sample:
         )
 
     @property
+    def finite(self) -> dict[str, np.ndarray]:
+        """Mark, by column of a part, the rows without NaN there, bool (n,): vector, loss, features and twins."""
+        parts = {"vector": self.vectors_nd, "loss": self.loss_n[:, None], "features": self.features_nf, **self.twins}
+        return {name: np.isfinite(part).all(1) for name, part in parts.items() if part is not None}
+
+    @property
     def usable_n(self) -> np.ndarray:
         """Mark the rows without NaN in vector, loss, features and twins, bool (n,)."""
-        parts = [self.vectors_nd, self.loss_n[:, None], self.features_nf, *self.twins.values()]
-        return np.all([np.isfinite(part).all(1) for part in parts if part is not None], axis=0)
+        return np.all(list(self.finite.values()), axis=0)
 
     def at(self, rows: np.ndarray) -> Self:
         """Return some rows, by mask or number."""

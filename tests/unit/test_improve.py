@@ -244,7 +244,7 @@ def test_outcomes_say_what_may_change_a_default():
         verdict("b", "target", 0.5, p=0.2),
         verdict("c", "target", 0.5, p=0.9, lift=down),
     ]
-    assert improve_rule.outcomes(found) == ["confirmed", "not refuted", "refuted"]
+    assert improve_rule.outcomes(found) == ["confirmed", "not refuted", "not confirmed"]
 
 
 def test_candidates_are_as_many_as_the_protocol_counts():

@@ -18,7 +18,7 @@ LAYERS = (
     "models.scalemae_net",
     "baselines batches chips domain embeddings figures guards intervals item route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample models.base",
-    "dense diagnostic_figures encode measures pairs read report scoring trial trust models.clay models.dino "
+    "dense diagnostic_figures encode large measures pairs read report scoring trial trust models.clay models.dino "
     "models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
     "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",
     "bands delta diagnostic_report embed extremes models nulls thumbnails",
