@@ -27,7 +27,7 @@ from geoelle.measures import percentiles
 from geoelle.patches import keys_of
 from geoelle.probe import Probe
 
-__all__ = ["RATE", "SEASON_DAYS", "STATES", "Delta", "Design", "Scored", "Unchanged", "compare", "season_gap"]
+__all__ = ["RATE", "SEASON_DAYS", "STATES", "Delta", "Design", "Scored", "Unchanged", "compare", "judge", "season_gap"]
 
 RATE = 0.1
 """Of the flagged cells, the share that may be false."""
@@ -186,10 +186,7 @@ def compare(before: Scored, after: Scored, history: Sequence[Scored] = (), *, ra
     shift = float(np.nanmedian(delta_n))
     years_rn, tested, null = _years(before, after, history, design), None, None
     if design != "none":
-        null = fit_null(np.stack([year.gated_n for year in history]))
-        tested = null.test(after.difficulty_n, before.gated_n if design == "difference" else None)
-        tested = replace(tested, **{k: np.where(np.isfinite(before.gated_n), getattr(tested, k), np.nan)
-                                    for k in ("t_n", "p_n", "dof_n")})  # fmt: skip
+        null, tested = judge(before.gated_n, after.difficulty_n, np.array([y.gated_n for y in history]), design)
     q_n = None if tested is None else q_values(tested.p_n)
     size_n = delta_n - shift if tested is None else tested.t_n
     complexity = None if before.complexity_n is None else after.complexity_n - before.complexity_n
@@ -200,6 +197,18 @@ def compare(before: Scored, after: Scored, history: Sequence[Scored] = (), *, ra
         design=design, rate=rate, null=null, tested=tested, q_n=q_n,
         flag_n=None if q_n is None else np.where(np.isnan(q_n), np.nan, q_n <= rate), unchanged=_judge(years_rn, rate),
     )  # fmt: skip
+
+
+def judge(before_n: np.ndarray, after_n: np.ndarray, history_rn: np.ndarray, design: Design) -> tuple[Null, Tested]:
+    """Test one number a cell by its history, as `design` says; NaN where the date before has none.
+
+    Raises: ProbeError (a history too short).
+    """
+    null = fit_null(history_rn)
+    tested = null.test(after_n, before_n if design == "difference" else None)
+    known_n = np.isfinite(before_n)
+    masked = {name: np.where(known_n, getattr(tested, name), np.nan) for name in ("t_n", "p_n", "dof_n")}
+    return null, replace(tested, **masked)
 
 
 def season_gap(one: float, other: float) -> float:
@@ -234,8 +243,8 @@ def _design(before: Scored, after: Scored, history: Sequence[Scored]) -> Design:
     if any(b - a < _APART_DAYS for a, b in pairwise(taken)):
         told = ", ".join(map(_date, taken))
         raise ProbeError(f"two of the dates are of one year ({told}); years are the replicates, give each once")
-    if days[-1] > after.day:
-        raise ProbeError(f"the history of {_date(days[-1])} is after {_date(after.day)}; give earlier years")
+    if days[-1] > before.day:
+        raise ProbeError(f"the history of {_date(days[-1])} is after {_date(before.day)}; give earlier years")
     return "difference" if same else "departure"
 
 

@@ -18,15 +18,15 @@ LAYERS = (
     "models.scalemae_net",
     "baselines batches chips domain embeddings figures guards intervals item route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample models.base",
-    "dense diagnostic_figures encode large measures pairs read report scoring trial trust models.clay models.dino "
-    "models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
+    "dense diagnostic_figures encode large measures pairs read report scoring shipped trial trust models.clay "
+    "models.dino models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
     "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",
     "bands delta diagnostic_report embed extremes models nulls thumbnails",
-    "fit_page gallery hub plan",
+    "alerts delta_bands fit_page gallery hub plan",
     "fitting run",
-    "console describe pair_fit products",
-    "options rank",
-    "probe_commands",
+    "console dated delta_plan describe pair_fit products",
+    "delta_product options rank",
+    "delta_commands probe_commands",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}
