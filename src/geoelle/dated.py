@@ -1,17 +1,20 @@
-"""A finished run as one date of a change: its items, its scores by one probe, and what forbids to compare it."""
+"""Finished runs as the dates of a change: what forbids to compare them, their scores, and the comparison of all."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
 
 from geoelle.area import Area, lattices_for
-from geoelle.delta import Scored
+from geoelle.change_baselines import Measured, baselines, of_delta
+from geoelle.delta import RATE, Delta, Scored, compare
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
 from geoelle.errors import FormatError, InputMismatch, SpaceMismatch
@@ -19,9 +22,10 @@ from geoelle.guards import Check, compare_items, refuse
 from geoelle.lattice import Lattice
 from geoelle.probe import Probe
 from geoelle.run import load_manifest
+from geoelle.scores import plain_json
 from geoelle.shipped import probe_of_space, shipped_probes
 
-__all__ = ["Dated", "check_dates", "probe_of_dates"]
+__all__ = ["Comparison", "Dated", "check_dates", "compare_runs", "fingerprint_of", "probe_of_dates"]
 
 _ALIKE = {"sensor": "plan", "looks": "job", "precision": "job", "dense": "job"}
 """What all runs have in common, and where their manifest says it. Another number of looks is another rule by which a
@@ -107,6 +111,87 @@ class Dated:
         return [PatchScores.read(files) for files in by_zone.values()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two dates compared, zone by zone, with all that was checked; nothing is written yet."""
+
+    before: Dated
+    after: Dated
+    history: tuple[Dated, ...]
+    probe: Probe
+    rate: float
+    zones: Mapping[Lattice, Delta]
+    measures: Mapping[Lattice, tuple[Measured, ...]]
+    checks: Mapping[str, tuple[Check, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def dates(self) -> tuple[Dated, ...]:
+        return (self.before, self.after, *self.history)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides the change."""
+        return fingerprint_of([run.fingerprint for run in self.dates], self.probe, self.rate)
+
+    def to_dict(self, home: Path | None = None) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints; runs inside `home` are named from there."""
+        return plain_json({
+            "dates": [{"name": run.name, "run": _named(run.path, home), "items": list(run.item_ids),
+                       "fingerprint": run.fingerprint} for run in self.dates],
+            "rate": self.rate,
+            "zones": {self.stem(lattice): _numbers(found) for lattice, found in self.zones.items()},
+            "checks": {pair: [check.to_dict() for check in checks] for pair, checks in self.checks.items()},
+            "notes": list(self.notes),
+            "fingerprint": self.fingerprint,
+        })  # fmt: skip
+
+    def stem(self, lattice: Lattice) -> str:
+        """Return the base name of the files of a zone."""
+        return "delta" if len(self.zones) == 1 else f"delta_{lattice.epsg}"
+
+
+def fingerprint_of(runs: Sequence[str], probe: Probe, rate: float) -> str:
+    """Return a hash of the fingerprints of the runs, the earlier years last, of the probe and the rate."""
+    basis = {"runs": list(runs), "probe": probe.digest, "rate": rate, "geoelle": version("geoelle")}
+    return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+
+
+def compare_runs(
+    before: Dated, after: Dated, history: Sequence[Dated] = (), *, probe: Path | None = None, rate: float = RATE,
+    notes: Sequence[str] = (),
+) -> Comparison:  # fmt: skip
+    """Score and compare finished runs; writes nothing.
+
+    A year of the history in which no chip could be read is left out, and said.
+
+    Raises: InputMismatch, SpaceMismatch, AreaError, ProbeError, FormatError.
+    """
+    empty = [run for run in history if not run.read_chips]
+    notes = (*notes, *(f"{run.name} has no clear chip and was left out of the history" for run in empty))
+    history = tuple(run for run in history if run.read_chips)
+    every = (before, after, *history)
+    checks = check_dates(before, after, history)
+    used = probe_of_dates(every, probe)
+    scored = [run.scored(used) for run in every]
+    zones, measures = {}, {}
+    for lattice in [lattice for lattice in scored[0] if lattice in scored[1]]:
+        held = [i for i, tables in enumerate(scored) if lattice in tables]
+        before_after, rest = [scored[i][lattice] for i in held[:2]], [scored[i][lattice] for i in held[2:]]
+        zones[lattice] = found = compare(*before_after, rest, rate=rate)
+        chips = None if before.is_dense else [every[i].chips[lattice] for i in held]
+        measures[lattice] = (of_delta(found), *baselines(found, [*before_after, *rest], chips))
+    if not zones:
+        raise InputMismatch(
+            f"{before.path} and {after.path} share no lattice; make both of one area, --crs and --stride"
+        )
+    return Comparison(
+        before=before, after=after, history=history, probe=used, rate=rate, zones=zones, measures=measures,
+        checks=checks,
+        notes=(*notes, *_differences(checks)),
+    )  # fmt: skip
+
+
 def probe_of_dates(dates: Sequence[Dated], path: Path | None) -> Probe:
     """Return the probe named, else the one that ships for the space of the dates.
 
@@ -146,6 +231,31 @@ def check_dates(before: Dated, after: Dated, history: Sequence[Dated]) -> dict[s
         checks[pair] = compare_items(_used(run), _used(after))
         refuse(checks[pair], pair=pair)
     return checks
+
+
+def _numbers(delta: Delta) -> dict[str, Any]:
+    null, tested = delta.null, delta.tested
+    return {
+        "design": delta.design, "counts": delta.counts, "shift": delta.shift,
+        "unchanged": None if delta.unchanged is None else asdict(delta.unchanged),
+        "null": None if null is None else {"shifts": null.shifts_r.tolist(), "prior": asdict(null.prior),
+                                           "years": len(null.shifts_r), "tested_shift": tested.shift},
+    }  # fmt: skip
+
+
+def _differences(checks: Mapping[str, Sequence[Check]]) -> tuple[str, ...]:
+    """Word the warnings of all pairs, those that several pairs share once."""
+    told: dict[str, list[str]] = {}
+    for pair, found in checks.items():
+        for check in found:
+            if check.verdict == "warn":
+                told.setdefault(check.sentence().replace(" before,", ",").replace(" after;", ";"), []).append(pair)
+    return tuple(f"{'; '.join(pairs)} differ in {sentence}" for sentence, pairs in told.items())
+
+
+def _named(path: Path, home: Path | None) -> str:
+    inside = home is not None and path.is_relative_to(home)
+    return (path.relative_to(home) if inside else path).as_posix()
 
 
 def _used(run: Dated) -> list[Mapping[str, Any]]:

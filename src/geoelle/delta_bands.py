@@ -16,6 +16,8 @@ from geoelle.style import Ramp
 
 __all__ = ["DeltaBands"]
 
+_MANY = 0.25
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaBands:
@@ -114,6 +116,11 @@ class DeltaBands:
             told.append(self._unchanged())
         elif found.null is not None:
             told.append("Earlier years are too few to be judged by each other, so false alarms were not measured here.")
+        if found.flag_n is not None and (share := float(np.nanmean(found.flag_n))) > _MANY:
+            told.append(
+                f"{share:.0%} of the cells are flagged. The shift of the whole map is a median: it takes most of the "
+                "ground to be unchanged, so on this map small changes may be missed, and unchanged ground flagged."
+            )
         if (outside := found.counts["outside"]) and self.probe.reach is not None:
             told.append(f"{outside:,} cells lie outside the area of applicability after; they are judged all the same.")
         if self.probe.reach is None:

@@ -12,7 +12,7 @@ from geoelle.errors import GeoelleError
 from geoelle.options import job_of, model_options, output_options, place_options
 
 if TYPE_CHECKING:
-    from geoelle.delta_product import Comparison
+    from geoelle.dated import Comparison
 
 __all__ = ["delta"]
 
@@ -38,6 +38,13 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
     help="Share of the flagged cells that may be false.",
 )
 @click.option("--probe", type=click.Path(path_type=Path), help="Default: the probe that ships with the model.")
+@click.option(
+    "--evaluate",
+    "labels",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="LABELS",
+    help="GeoJSON or GeoParquet of polygons that changed: score Delta and every baseline against them.",
+)
 @click.option("--dense", is_flag=True, help="One cell a patch, with --bbox. Needs its own probe.")
 @model_options
 @output_options
@@ -56,8 +63,8 @@ def delta(runs: tuple[Path, ...], **options: Any) -> None:
 
 
 def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
-    from geoelle.dated import Dated
-    from geoelle.delta_product import claim, compare_runs
+    from geoelle.dated import Dated, compare_runs
+    from geoelle.delta_product import claim
 
     if len(runs) != 2:
         raise click.UsageError("give two runs, before and after, or none and --bbox, --before and --after")
@@ -74,9 +81,9 @@ def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
 
 
 def _of_area(options: dict[str, Any]) -> None:
-    from geoelle.dated import Dated
+    from geoelle.dated import Dated, compare_runs, fingerprint_of
     from geoelle.delta_plan import embed_windows, plan_windows
-    from geoelle.delta_product import claim, compare_runs, fingerprint_of
+    from geoelle.delta_product import claim
     from geoelle.plan import ASK_BYTES
     from geoelle.products import probe_for
 
@@ -114,7 +121,7 @@ def _years(given: tuple[str, ...]) -> int:
 def _write(found: Comparison, options: dict[str, Any]) -> None:
     from geoelle.delta_product import write_delta
 
-    product = write_delta(found, options["out"])
+    product = write_delta(found, options["out"], labels=options["labels"])
     if options["as_json"]:
         console.print_json(product.to_dict())
         return

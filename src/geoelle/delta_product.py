@@ -1,4 +1,4 @@
-"""Compare finished runs and write the change: rasters, style, alerts, picture, page, item, and last the manifest.
+"""Write a change of finished runs: rasters, style, alerts, picture, page, item, and last the manifest.
 
     out/  plan.json  delta.tif  delta.zarr  delta.qml  delta.png  alerts.parquet  alerts.geojson  report.html  item.json
           run.json
@@ -8,12 +8,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -23,24 +22,21 @@ import numpy as np
 import xarray as xr
 
 from geoelle.alerts import alerts_of, join_alerts, to_geojson
-from geoelle.dated import Dated, check_dates, probe_of_dates
-from geoelle.delta import RATE, Delta, compare
+from geoelle.dated import Comparison, Dated
 from geoelle.delta_bands import DeltaBands
-from geoelle.errors import GeoelleError, InputMismatch
+from geoelle.detection import Detection, blocks_of, detect, read_truth
+from geoelle.errors import GeoelleError
 from geoelle.files import sha256, write_bytes
-from geoelle.guards import Check
 from geoelle.item import ItemFacts, OutputFile, SourceItem, write_item
 from geoelle.lattice import Lattice
 from geoelle.models import model_card
-from geoelle.probe import Probe
 from geoelle.products import COG, ZARR, scene_of
 from geoelle.quicklook import CREDIT, MapText
 from geoelle.raster import geobox_of, paint, write_cog, write_zarr
 from geoelle.report import GalleryFacts, Picture, change_report, map_pictures
-from geoelle.scores import plain_json
 from geoelle.style import write_qml
 
-__all__ = ["Comparison", "DeltaProduct", "claim", "compare_runs", "fingerprint_of", "write_delta"]
+__all__ = ["DeltaProduct", "claim", "write_delta"]
 
 _FORMAT = "geoelle-delta", 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -48,41 +44,6 @@ _PRODUCT = re.compile(
     r"((delta|report|item)(_\d+)?|alerts)\.(tif|tif\.aux\.xml|zarr|qml|png|html|json|parquet|geojson)"
 )
 _TEMPORARY = ".*.tmp"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two dates compared, zone by zone, with all that was checked; nothing is written yet."""
-
-    before: Dated
-    after: Dated
-    history: tuple[Dated, ...]
-    probe: Probe
-    rate: float
-    zones: Mapping[Lattice, Delta]
-    checks: Mapping[str, tuple[Check, ...]]
-    notes: tuple[str, ...]
-
-    @property
-    def dates(self) -> tuple[Dated, ...]:
-        return (self.before, self.after, *self.history)
-
-    @property
-    def fingerprint(self) -> str:
-        """Return a hash of all that decides the change."""
-        return fingerprint_of([run.fingerprint for run in self.dates], self.probe, self.rate)
-
-    def to_dict(self, home: Path | None = None) -> dict[str, Any]:
-        """Return what `--dry-run --json` prints; runs inside `home` are named from there."""
-        return plain_json({
-            "dates": [{"name": run.name, "run": _named(run.path, home), "items": list(run.item_ids),
-                       "fingerprint": run.fingerprint} for run in self.dates],
-            "rate": self.rate,
-            "zones": {_stem(self, lattice): _numbers(found) for lattice, found in self.zones.items()},
-            "checks": {pair: [check.to_dict() for check in checks] for pair, checks in self.checks.items()},
-            "notes": list(self.notes),
-            "fingerprint": self.fingerprint,
-        })  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,44 +57,6 @@ class DeltaProduct:
 
     def to_dict(self) -> dict[str, Any]:
         return {"out": str(self.out), "files": [str(f) for f in self.files], "lines": list(self.lines), **self.facts}
-
-
-def fingerprint_of(runs: Sequence[str], probe: Probe, rate: float) -> str:
-    """Return a hash of the fingerprints of the runs, the earlier years last, of the probe and the rate."""
-    basis = {"runs": list(runs), "probe": probe.digest, "rate": rate, "geoelle": version("geoelle")}
-    return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
-
-
-def compare_runs(
-    before: Dated, after: Dated, history: Sequence[Dated] = (), *, probe: Path | None = None, rate: float = RATE,
-    notes: Sequence[str] = (),
-) -> Comparison:  # fmt: skip
-    """Score and compare finished runs; writes nothing.
-
-    A year of the history in which no chip could be read is left out, and said.
-
-    Raises: InputMismatch, SpaceMismatch, AreaError, ProbeError, FormatError.
-    """
-    empty = [run for run in history if not run.read_chips]
-    notes = (*notes, *(f"{run.name} has no clear chip and was left out of the history" for run in empty))
-    history = tuple(run for run in history if run.read_chips)
-    every = (before, after, *history)
-    checks = check_dates(before, after, history)
-    used = probe_of_dates(every, probe)
-    scored = [run.scored(used) for run in every]
-    zones = {}
-    for lattice in scored[0]:
-        if lattice in scored[1]:
-            rest = [tables[lattice] for tables in scored[2:] if lattice in tables]
-            zones[lattice] = compare(scored[0][lattice], scored[1][lattice], rest, rate=rate)
-    if not zones:
-        raise InputMismatch(
-            f"{before.path} and {after.path} share no lattice; make both of one area, --crs and --stride"
-        )
-    return Comparison(
-        before=before, after=after, history=history, probe=used, rate=rate, zones=zones, checks=checks,
-        notes=(*notes, *_differences(checks)),
-    )  # fmt: skip
 
 
 def claim(out: Path, fingerprint: str, *, overwrite: bool = False) -> None:
@@ -162,23 +85,25 @@ def claim(out: Path, fingerprint: str, *, overwrite: bool = False) -> None:
         raise GeoelleError(f"output {out} cannot be made ({cause.strerror}); name a writable place with -o") from cause
 
 
-def write_delta(found: Comparison, out: Path, *, scores: Sequence[Mapping[str, object]] = (),
-                extra: Mapping[str, Any] | None = None) -> DeltaProduct:  # fmt: skip
+def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> DeltaProduct:
     """Write all files of a comparison into a claimed directory, the manifest last; over older ones.
 
-    `scores` are rows of the page, the change first, then what it has to beat; `extra` goes into the manifest.
+    With `labels`, polygons of what changed, Delta and every baseline are scored against them.
+
+    Raises: FormatError (labels that cannot be read, or of other ground).
     """
+    scored = {lattice: _evaluated(found, lattice, labels) for lattice in found.zones}
     files: list[Path] = []
     alerts = []
     for lattice, delta in found.zones.items():
-        files += _write_zone(found, DeltaBands(delta=delta, probe=found.probe), lattice, out, scores)
+        files += _write_zone(found, DeltaBands(delta=delta, probe=found.probe), lattice, out, scored[lattice])
         ids = {"items_before": found.before.item_ids, "items_after": found.after.item_ids}
         alerts.append(alerts_of(delta, **ids))
     table = join_alerts(alerts)
     if any(delta.flag_n is not None for delta in found.zones.values()):
         table.to_parquet(out / "alerts.parquet")
         files += [out / "alerts.parquet", write_bytes(out / "alerts.geojson", to_geojson(table), overwrite=True)]
-    facts = found.to_dict(out) | {"alerts": len(table)} | dict(extra or {})
+    facts = found.to_dict(out) | {"alerts": len(table), "measures": _measured(found, scored)}
     inside = [f for path in files for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
     manifest = {
         "format": _FORMAT[0], "version": _FORMAT[1], **facts,
@@ -192,11 +117,9 @@ def write_delta(found: Comparison, out: Path, *, scores: Sequence[Mapping[str, o
     return DeltaProduct(out=out, files=tuple(files), lines=(*lines, *found.notes, told), facts=facts)
 
 
-def _write_zone(
-    found: Comparison, bands: DeltaBands, lattice: Lattice, out: Path, scores: Sequence[Mapping[str, object]]
-) -> list[Path]:
+def _write_zone(found: Comparison, bands: DeltaBands, lattice: Lattice, out: Path, scored: _Scored) -> list[Path]:
     """Write the files of one zone beside each other; the STAC item last, since it holds their hashes."""
-    stem, delta, units = out / _stem(found, lattice), bands.delta, tuple(bands.units.values())
+    stem, delta, units = out / found.stem(lattice), bands.delta, tuple(bands.units.values())
     raster, shown = paint(delta.addresses, bands.values()), paint(delta.addresses, bands.drawn())
     ramps = bands.ramps(shown)
     texts = {"descriptions": tuple(bands.units), "units": units, "tags": _tags(found, bands), "overwrite": True}
@@ -209,7 +132,7 @@ def _write_zone(
         ("overview", write_bytes(stem.with_suffix(".png"), pictures[0].png, overwrite=True), "image/png", "overview",
          "Quicklook"),
     ]  # fmt: skip
-    page = change_report(_facts(found, bands, lattice, [path for _, path, *_ in written], scores), pictures)
+    page = change_report(_facts(found, bands, lattice, [path for _, path, *_ in written], scored), pictures)
     report = stem.with_name(stem.name.replace("delta", "report") + ".html")
     written.append(("report", write_bytes(report, page.encode(), overwrite=True), "text/html", "metadata", "Report"))
     files = [
@@ -225,6 +148,42 @@ def _write_zone(
         overwrite=True,
     )  # fmt: skip
     return [*(file.path for file in files), item]
+
+
+_Scored = tuple[float, tuple[Detection, ...]] | None
+"""Prevalence, and a score a measure; None without labels."""
+
+
+def _evaluated(found: Comparison, lattice: Lattice, labels: Path | None) -> _Scored:
+    if labels is None:
+        return None
+    cells = found.zones[lattice].addresses
+    truth_n, block_n = read_truth(labels, cells), blocks_of(cells)
+    known_n = np.isfinite(found.measures[lattice][0].size_n)
+    scores = tuple(detect(each.size_n, truth_n, block_n, each.flag_n) for each in found.measures[lattice])
+    return float(truth_n[known_n].mean()), scores
+
+
+def _rows(found: Comparison, lattice: Lattice, scored: _Scored) -> tuple[dict[str, object], ...]:
+    """Return the table of the page: Delta first, then what it has to beat."""
+    measures = found.measures[lattice]
+    if scored is None:
+        return tuple(each.row() for each in measures)
+    return tuple(each.row() | score.row() for each, score in zip(measures, scored[1], strict=True))
+
+
+def _measured(found: Comparison, scored: Mapping[Lattice, _Scored]) -> dict[str, Any]:
+    """Return the same for the manifest, by the name of the raster."""
+    told = {}
+    for lattice, measures in found.measures.items():
+        score = scored[lattice]
+        rows = [
+            {"measure": each.name, "flagged": each.share, "unchanged": each.unchanged}
+            | ({} if score is None else score[1][i].to_dict())
+            for i, each in enumerate(measures)
+        ]
+        told[found.stem(lattice)] = {"rows": rows} | ({} if score is None else {"prevalence": score[0]})
+    return told
 
 
 def _pictures(found: Comparison, bands: DeltaBands, lattice: Lattice, shown: xr.DataArray) -> tuple[Picture, ...]:
@@ -245,7 +204,7 @@ def _facts(
     bands: DeltaBands,
     lattice: Lattice,
     files: Sequence[Path],
-    scores: Sequence[Mapping[str, object]],
+    scored: _Scored,
 ) -> GalleryFacts:
     plan, probe, card = found.after.manifest["plan"], found.probe, model_card(str(found.probe.space["model"]))
     seen = {
@@ -265,9 +224,10 @@ def _facts(
         more={**seen, "Cell": f"{lattice.cell_m:g} m, EPSG:{lattice.epsg}", **bands.facts(),
               "Compared": f"{len(next(iter(found.checks.values())))} conditions of the items; not recorded by them: "
               f"{', '.join(unknown) or 'none'}",
+              **({} if scored is None else {"Prevalence": f"{scored[0]:.2%} of the cells are labelled as changed"}),
               "Space": ", ".join(f"{k}: {v}" for k, v in sorted(probe.space.items()))},
         warnings=(*bands.sentences(), *found.notes, f"Clouds: {plan['masks_clouds']}"),
-        scores=tuple(scores),
+        scores=_rows(found, lattice, scored),
         items=tuple(name for run in found.dates for name in run.item_ids),
         versions={"geoelle": version("geoelle")},
         files={path.name: sha256(path) for path in files if path.is_file()},
@@ -285,35 +245,6 @@ def _tags(found: Comparison, bands: DeltaBands) -> dict[str, str]:
         "GEOELLE_HISTORY": "; ".join(f"{_when(run)}: {' '.join(run.item_ids)}" for run in found.history) or "none",
         "COPYRIGHT": _credit(found),
     }
-
-
-def _numbers(delta: Delta) -> dict[str, Any]:
-    null, tested = delta.null, delta.tested
-    return {
-        "design": delta.design, "counts": delta.counts, "shift": delta.shift,
-        "unchanged": None if delta.unchanged is None else asdict(delta.unchanged),
-        "null": None if null is None else {"shifts": null.shifts_r.tolist(), "prior": asdict(null.prior),
-                                           "years": len(null.shifts_r), "tested_shift": tested.shift},
-    }  # fmt: skip
-
-
-def _differences(checks: Mapping[str, Sequence[Check]]) -> tuple[str, ...]:
-    """Word the warnings of all pairs, those that several pairs share once."""
-    told: dict[str, list[str]] = {}
-    for pair, found in checks.items():
-        for check in found:
-            if check.verdict == "warn":
-                told.setdefault(check.sentence().replace(" before,", ",").replace(" after;", ";"), []).append(pair)
-    return tuple(f"{'; '.join(pairs)} differ in {sentence}" for sentence, pairs in told.items())
-
-
-def _named(path: Path, home: Path | None) -> str:
-    inside = home is not None and path.is_relative_to(home)
-    return (path.relative_to(home) if inside else path).as_posix()
-
-
-def _stem(found: Comparison, lattice: Lattice) -> str:
-    return "delta" if len(found.zones) == 1 else f"delta_{lattice.epsg}"
 
 
 def _when(run: Dated) -> str:

@@ -30,8 +30,9 @@ from geoelle.models import Model, load_model
 from geoelle.models.nano import BANDS
 from geoelle.plan import Job, make_plan
 from geoelle.probe import Probe, fit_probe
-from geoelle.products import WEIGHTS, run_map, shipped_probe
+from geoelle.products import run_map, shipped_probe
 from geoelle.read import read_window
+from geoelle.shipped import WEIGHTS
 
 EPSG = 32618
 CORNER = (440320.0 - 1030, 4177920.0 + 770)  # 1,030 m and 770 m before a corner of four super-blocks, on no cell
