@@ -23,21 +23,19 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import improve_page
-import nano_samples
 from geoelle.models import Model, load_model, nano
-from improve_fits import FOLDS, Fold, Labels, Recipe, blended, pixel_parts, place_folds, predict
-from improve_pools import Pools, inputs_of, pools_of
+from improve_fits import FOLDS, Fold, Recipe, blended, pixel_parts, place_folds, predict
+from improve_material import Material, material_of
+from improve_pools import inputs_of
 from improve_proxy import proxy_rows
-from improve_rule import LEVEL, Predictions, Referee, Verdict, entries, holm, outcomes, survivors
+from improve_rule import LEVEL, OBJECTIVES, Predictions, Referee, Verdict, entries, holm, outcomes, survivors
 
 OUT = Path(__file__).parents[1] / "docs" / "improve.json"
-CAP = {"nano": 64, "galileo.nano": 64, "presto": 12}
-"""Chips a file at most."""
 TEST = ("test",)
+STEPS = 2_000
 DEVELOPMENT = {"nano": ("fit",), "galileo.nano": ("pretrain", "fit"), "presto": ("pretrain", "fit")}
 KEPT = {"nano": "nano", "galileo.nano": "galileo-s2", "presto": "presto"}
 """Model -> its folder in the cache."""
-OBJECTIVES = ("pixel", "pixel-norm", "latent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +78,6 @@ def candidates_of(name: str) -> list[Candidate]:
         Candidate(key="joint-stack", family="joint", stack=True),
         *(Candidate(key=f"bound-{k}", family="bound", recipe=Recipe(learner=k)) for k in ("svr", "trees")),
     ]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Material:
-    """The chips of one model: labels, and the pooled tokens of the network and of its twins."""
-
-    labels: Labels
-    pools: Pools
-    twins: Sequence[Pools]
-    chips_of_set: Mapping[str, int]
 
 
 class Trial:
@@ -136,33 +124,6 @@ class Trial:
         return self._pixels[recipe]
 
 
-def material_of(imagery: Path, sets: tuple[str, ...], model: Model, kept: Path | None, *, pooled: bool) -> Material:
-    """Embed the places of these sets, or take them from the cache."""
-    cap = CAP[model.card.name]
-    parts = [nano_samples.labelled(imagery, (name,), model, cap=cap, cache=kept) for name in sets]
-    samples = [part.sample for part in parts]
-    vectors = np.concatenate([s.vectors_nd for s in samples])
-    twin_vectors = [np.concatenate([s.twins[t] for s in samples]) for t in samples[0].twins]
-    pools: list[Pools] = [{"mean": v} for v in (vectors, *twin_vectors)]
-    if pooled:
-        twins = [load_model(model.card.name, "untrained", seed=seed) for seed in range(nano_samples.TWINS)]
-        pools = [
-            _joined([pools_of(network, imagery, (name,), cap, kept, mean[rows]) for name, rows in _rows_of(sets, samples)])
-            for network, mean in zip((model, *twins), (vectors, *twin_vectors), strict=True)
-        ]  # fmt: skip
-    levels = np.concatenate([part.levels_n for part in parts])
-    sources = np.concatenate([part.sources_n for part in parts])
-    labels = Labels(
-        loss_n=np.concatenate([s.loss_n for s in samples]).astype(np.float64),
-        places_n=np.concatenate([part.places_n for part in parts]),
-        levels_n=levels,
-        sources_n=np.array([f"{source}, {level}" for source, level in zip(sources, levels, strict=True)]),
-        features_nf=np.concatenate([s.features_nf for s in samples]),
-    )
-    counts = {name: len(s.loss_n) for name, s in zip(sets, samples, strict=True)}
-    return Material(labels=labels, pools=pools[0], twins=pools[1:], chips_of_set=counts)
-
-
 def develop(name: str, material: Material) -> dict[str, object]:
     """Score every candidate of a model on its development places."""
     trial = Trial(material, place_folds(material.labels.places_n))
@@ -185,7 +146,7 @@ def develop(name: str, material: Material) -> dict[str, object]:
 def confirm(name: str, material: Material, keys: Sequence[Sequence[str]]) -> dict[str, object]:
     """Score the entries on the confirmation places, fitted on all development places."""
     known = {candidate.key: candidate for candidate in candidates_of(name)}
-    trial = Trial(material, [_last_set_held_out(material)])
+    trial = Trial(material, [material.last_set_held_out()])
     found = []
     for entry in keys:
         chosen, *others = [known[key] for key in entry]
@@ -203,8 +164,10 @@ def confirm(name: str, material: Material, keys: Sequence[Sequence[str]]) -> dic
 def objectives(imagery: Path, networks: Path, cache: Path | None) -> list[dict[str, object]]:
     """Score networks of nano's shape, each on its own loss, on the development places; confirm those that survive."""
     rows, sets = [], DEVELOPMENT["nano"]
-    there = [objective for objective in OBJECTIVES if (networks / objective / "nano.safetensors").is_file()]
-    for objective in there:
+    for objective in OBJECTIVES:
+        if steps_of(networks / objective) != STEPS:
+            click.echo(f"{objective} is left out: {networks / objective} holds no network of {STEPS:,} steps", err=True)
+            continue
         with _as_nano(networks / objective / "nano.safetensors") as model:
             kept = None if cache is None else cache / f"objective-{objective}"
             material = material_of(imagery, sets, model, kept, pooled=False)
@@ -222,11 +185,17 @@ def objectives(imagery: Path, networks: Path, cache: Path | None) -> list[dict[s
         with _as_nano(networks / row["objective"] / "nano.safetensors") as model:
             kept = None if cache is None else cache / f"objective-{row['objective']}"
             material = material_of(imagery, (*sets, *TEST), model, kept, pooled=False)
-            trial = Trial(material, [_last_set_held_out(material)])
+            trial = Trial(material, [material.last_set_held_out()])
             row["confirmation"] = _plain(trial.verdict(BASELINE))
     for row, p in zip(alive, holm([row["confirmation"]["p_over_pixels"] for row in alive]), strict=True):
         row["outcome"] = "confirmed" if _above_its_nulls(row["confirmation"], p) else "not confirmed"
     return rows
+
+
+def steps_of(run: Path) -> int:
+    """Return the steps that a run of scripts/train_nano.py has made, whose weights are written as it goes; 0 for none."""
+    log = run / "log.jsonl"
+    return json.loads(log.read_text().splitlines()[-1])["step"] if log.is_file() else 0
 
 
 def _above_its_nulls(row: Mapping[str, object], p: float) -> bool:
@@ -242,21 +211,6 @@ def _as_nano(weights: Path) -> Iterator[Model]:
         yield nano.load("nano")
     finally:
         nano.WEIGHTS = shipped
-
-
-def _last_set_held_out(material: Material) -> Fold:
-    *known, held_out = material.chips_of_set.values()
-    return np.arange(sum(known)), np.arange(sum(known), sum(known) + held_out)
-
-
-def _rows_of(sets: Sequence[str], samples: Sequence[nano_samples.Sample]) -> Iterator[tuple[str, slice]]:
-    start = 0
-    for name, sample in zip(sets, samples, strict=True):
-        yield name, slice(start, start := start + len(sample.loss_n))
-
-
-def _joined(parts: Sequence[Pools]) -> Pools:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _plain(verdict: Verdict) -> dict[str, object]:

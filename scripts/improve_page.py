@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from improve_rule import LEVEL
+from improve_rule import LEVEL, OBJECTIVES
 
 FOUND = Path(__file__).parents[1] / "docs" / "improve.json"
 PLAIN = {"pixel svr": "pixel SVR", "pixel trees": "pixel boosted trees"}
@@ -133,7 +133,11 @@ def _objectives(rows: Sequence[Json]) -> list[str]:
             f"| {row['objective']} | {interval(row['metrics']['r'])} | {row['twins_r']:.3f} | {interval(row['over_twins'])} | "
             f"{PLAIN[row['pixels']]} {row['pixels_r']:.3f} | {interval(row['over_pixels'])} | {_number(row.get('holm'))} | {outcome} |"
         )
-    return lines
+    absent = [name for name in OBJECTIVES if name not in {row["objective"] for row in rows}]
+    return [
+        *lines,
+        *(["", f"Not trained for this page, and counted in Holm's correction: {_listed(absent)}."] if absent else []),
+    ]
 
 
 def _listed(keys: Sequence[str]) -> str:

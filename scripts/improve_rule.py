@@ -12,6 +12,7 @@ from geoelle.bootstrap import Bootstrap, Interval, Metrics
 
 LEVEL = 0.025
 DRAWS = 9_999
+OBJECTIVES = ("pixel", "pixel-norm", "latent")
 ELIGIBLE = ("target", "pooling", "centring", "weights")
 
 

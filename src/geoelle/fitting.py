@@ -287,6 +287,7 @@ def _fitted(rows: _Rows, held: Held, job: FitJob) -> Trust:
         sample.loss_n,
         cv=held.cv,
         groups=held.groups,
+        place_n=np.unique(held.place_n, return_inverse=True)[1],
         level=LEVEL if job.interval is None else job.interval,
         halves_n2=sample.loss_rel_n2,
     )

@@ -232,9 +232,12 @@ def calibrate(
     *,
     cv: BaseCrossValidator,
     groups: np.ndarray,
+    place_n: np.ndarray | None = None,
     embedding: Affine | None = None,
 ) -> Calibration:
     """Fit a probe (unless `embedding` is one of these very rows) and its spread, and score both out of fold.
+
+    `place_n` are the places that are exchangeable; None takes what `cv` never divides.
 
     Strengths are chosen on the ground `cv` holds out; the out-of-fold predictions have the strength of the whole. That
     choice saw every row, one number among thousands of rows, and `hold_out` measures what it costs.
@@ -259,7 +262,7 @@ def calibrate(
         high=high,
         residual_n=residual_n,
         score_n=size_n / np.exp(np.clip(predicted_n, low, high)),
-        place_n=_labels(cv, groups),
+        place_n=_labels(cv, groups) if place_n is None else place_n,
     )
 
 
@@ -269,8 +272,11 @@ def hold_out(
     *,
     cv: BaseCrossValidator,
     groups: np.ndarray,
+    place_n: np.ndarray | None = None,
 ) -> HeldOut:
     """Calibrate without each fold of `cv` in turn, and predict the fold: nothing of its ground is seen before.
+
+    `place_n` as of `calibrate`.
 
     Raises as `calibrate`.
     """
@@ -279,7 +285,8 @@ def hold_out(
     every: list[Calibration] = []
     for k, (train, test) in enumerate(cv.split(vectors_nd, None, groups)):
         ground = groups[train]
-        learned = calibrate(vectors_nd[train], y_n[train], cv=inner_cv(cv, ground), groups=ground)
+        places = None if place_n is None else place_n[train]
+        learned = calibrate(vectors_nd[train], y_n[train], cv=inner_cv(cv, ground), groups=ground, place_n=places)
         predicted_n[test], spread_n[test] = learned.embedding(vectors_nd[test]), learned.sizes(vectors_nd[test])
         fold_n[test] = k
         every.append(learned)

@@ -88,20 +88,23 @@ def fit_trust(
     *,
     cv: BaseCrossValidator,
     groups: np.ndarray,
+    place_n: np.ndarray | None = None,
     level: float = LEVEL,
     halves_n2: np.ndarray | None = None,
 ) -> Trust:
     """Fit spread, smearing factor and reach for a probe of these very rows, and measure each on ground held out.
 
-    `cv` and `groups` are those of the fit; `halves_n2` the loss under two independent permutations. Fewer than
-    1 / (1 - level) places, or coefficients that are all 0, leave a part out and say why in `notes`.
+    `cv` and `groups` are those of the fit; `halves_n2` the loss under two independent permutations. `place_n` are the
+    units of the intervals where these are not what `cv` never divides: the folds of kNNDM are a handful of clusters,
+    its units blocks. Fewer than 1 / (1 - level) places, or coefficients that are all 0, leave a part out and say why in
+    `notes`.
 
     Raises `ProbeError` for a constant loss or a level outside 0 .. 1, `HoldoutError` without places to hold out.
     """
     y_n, alpha = on_scale(loss_n, probe.scale), round(1 - level, 12)
     check_level(alpha)
-    learned = calibrate(vectors_nd, y_n, cv=cv, groups=groups, embedding=probe.embedding)
-    held_out = hold_out(vectors_nd, y_n, cv=cv, groups=groups)
+    learned = calibrate(vectors_nd, y_n, cv=cv, groups=groups, place_n=place_n, embedding=probe.embedding)
+    held_out = hold_out(vectors_nd, y_n, cv=cv, groups=groups, place_n=place_n)
     place_n = learned.place_n
     coverage = Coverage.of(held_out, y_n, place_n, alpha=alpha)
     spread, few = _spread(learned, alpha)
@@ -110,7 +113,7 @@ def fit_trust(
         probe=probe,
         coverage=coverage,
         noise=_mask_noise(halves_n2, probe, learned.residual_n),
-        scales=tuple(_scale_rows(probe, vectors_nd, loss_n, cv, groups, held_out)),
+        scales=tuple(_scale_rows(probe, vectors_nd, loss_n, cv, groups, held_out, place_n)),
         informativeness=None
         if reach is None
         else informativeness(dissimilarity_n, np.abs(learned.residual_n), place_n, threshold=reach.threshold),
@@ -168,11 +171,11 @@ def _scale_rows(
     cv: BaseCrossValidator,
     groups: np.ndarray,
     held_out: HeldOut,
+    place_n: np.ndarray,
 ) -> Iterator[ScaleRow]:
     """Compare on the loss itself: typical loss, mean loss and a ridge on the loss, each from other folds' ground."""
     if probe.scale != "log":
         return
-    place_n = cv.labels(groups)
     bootstrap, weight_n = Bootstrap(place_n), place_weights(place_n)
     factor_k = np.array([smearing_factor(one.residual_n, one.place_n) for one in held_out.learned])
     typical_n = np.exp(held_out.predicted_n)

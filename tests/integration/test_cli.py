@@ -32,6 +32,8 @@ ITEM = "S2A_18SVG_20160112_0_L1C"
 FILES = ["difficulty.tif", "difficulty.zarr", "difficulty.qml", "difficulty.png", "report.html", "item.json"]
 PROBE = WEIGHTS / "nano-probe-10.safetensors"
 
+MAP_BANDS = ("difficulty", "complexity", "excess", "date", "lower", "upper", "applicable", "dissimilarity")
+
 
 @dataclass(frozen=True)
 class Made:
@@ -143,13 +145,13 @@ def test_map_with_json_prints_one_document_and_no_progress(again: Made) -> None:
     assert "chips (" not in again.result.err
 
 
-def test_a_map_is_a_cloud_optimised_geotiff_with_four_described_bands(mapped: Made) -> None:
+def test_a_map_is_a_cloud_optimised_geotiff_with_described_bands(mapped: Made) -> None:
     valid, errors, warnings = cog_validate(mapped.path / "difficulty.tif", strict=True)
     assert valid, (errors, warnings)
     with rasterio.open(mapped.path / "difficulty.tif") as file:
-        assert file.descriptions == ("difficulty", "complexity", "excess", "date")
+        assert file.descriptions == MAP_BANDS
         unit = model_card("nano").unit
-        assert file.units == (unit, unit, "ln", "days since 1970-01-01")
+        assert file.units == (unit, unit, "ln", "days since 1970-01-01", unit, unit, "1", "1")
         assert file.crs.to_epsg() == 32618 and file.res == (160, 160) and np.isnan(file.nodata)
         bands = file.read()
         for number, values in enumerate(bands, start=1):
@@ -158,7 +160,9 @@ def test_a_map_is_a_cloud_optimised_geotiff_with_four_described_bands(mapped: Ma
             stated = [float(tags[f"STATISTICS_{key}"]) for key in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV")]
             truth = [finite.min(), finite.max(), finite.mean(dtype=float), finite.std(dtype=float)]
             np.testing.assert_allclose(stated, truth, rtol=1e-5, atol=1e-7)
-    difficulty, complexity, excess, date = bands
+    difficulty, complexity, excess, date, lower, upper, applicable, dissimilarity = bands
+    assert (lower[np.isfinite(lower)] < difficulty[np.isfinite(lower)]).all() and np.nanmin(upper - difficulty) > 0
+    assert set(np.unique(applicable[np.isfinite(applicable)])) <= {0, 1} and np.nanmin(dissimilarity) > 0
     assert np.isfinite(difficulty).sum() == 115
     np.testing.assert_allclose(excess, np.log(difficulty / complexity), rtol=1e-3, atol=1e-4)
     assert np.nanmin(difficulty) > 0 and np.nanstd(difficulty) > 0
@@ -198,7 +202,7 @@ def test_the_manifest_holds_the_hash_of_every_file(mapped: Made) -> None:
         assert hashlib.sha256(files[name].read_bytes()).hexdigest() == digest, name
     assert manifest["plan"]["items"] == [ITEM] and manifest["job"]["catalog"] == "demo"
     assert manifest["counts"] == {"planned": 115, "read": 115, "empty": 0, "skipped": 0}
-    assert set(manifest["statistics"]) == {f"difficulty:{b}" for b in ("difficulty", "complexity", "excess", "date")}
+    assert set(manifest["statistics"]) == {f"difficulty:{b}" for b in MAP_BANDS}
 
 
 @pytest.mark.slow

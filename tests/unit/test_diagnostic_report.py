@@ -14,17 +14,20 @@ from test_fitting import make_run, make_table
 from geoelle.bootstrap import Bootstrap
 from geoelle.diagnostic_report import diagnose, study_pictures
 from geoelle.errors import GeoelleError
-from geoelle.fitting import Fitted, fit_runs
+from geoelle.fitting import FitJob, Fitted, fit_runs
 from geoelle.scores import Terms
 
-FIGURES = {"blocks.png", "calibration.png", "dimensions.png", "sample-scaling.png", "scores.png"}
+FIGURES = {
+    "blocks.png", "calibration.png", "coverage.png", "dimensions.png", "dissimilarity.png", "folds.png",
+    "sample-scaling.png", "scores.png",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     home = tmp_path_factory.mktemp("fit")
     run = make_run(home / "run", make_table())
-    return fit_runs([run], block_m=1_600, folds=3, scale="log", out=home / "p.safetensors", report=home / "report")
+    return fit_runs([run], FitJob(block_m=1_600, folds=3), out=home / "p.safetensors", report=home / "report")
 
 
 def finite_json(path: Path) -> dict:
@@ -63,28 +66,20 @@ def test_the_numbers_are_those_of_the_scores(fitted: Fitted) -> None:
     assert names == ["ELLE", "pixel ridge"]
     assert numbers["sample_scaling"]["curves"][1]["first_minus_it"][-1]["low"] > 0.5  # the features are noise
     assert numbers["holdout"] == fitted.scores.holdout and numbers["notes"] == []
+    assert numbers["trust"]["coverage"]["level"] == pytest.approx(0.9)
     assert numbers["dimensions"]["dims"] == [1, 2, 4, 8, 12]
 
 
 def test_a_folder_that_exists_is_not_replaced_and_nothing_is_fitted(fitted: Fitted, tmp_path: Path) -> None:
     with pytest.raises(GeoelleError, match=r"report \(it exists\)"):
-        fit_runs(
-            [tmp_path / "absent"], block_m=1_600, folds=3, scale="log", out=tmp_path / "p.safetensors",
-            report=fitted.files[-1],
-        )  # fmt: skip
+        fit_runs([tmp_path / "absent"], FitJob(), out=tmp_path / "p.safetensors", report=fitted.files[-1])
 
 
-def test_coverage_is_drawn_where_the_caller_has_it() -> None:
-    rng = np.random.default_rng(0)
-    x_nd = rng.normal(size=(120, 3))
-    task = make_task(x_nd[:, 0], x_nd, each=10)
-    rows = ((0.5, 0.52, 0.4, 0.6), (0.9, 0.88, 0.8, 0.95))
-    study = diagnose(task, Terms(), coverage=rows)
-    assert study.coverage == rows
-    assert "coverage" in study_pictures(study, Terms(), unit="", lonlat_n2=None)
-    assert set(study_pictures(diagnose(task, Terms()), Terms(), unit="", lonlat_n2=None)) == {
-        "calibration", "sample-scaling", "dimensions",
-    }  # fmt: skip
+def test_a_study_without_places_has_no_map() -> None:
+    x_nd = np.random.default_rng(0).normal(size=(120, 3))
+    study = diagnose(make_task(x_nd[:, 0], x_nd, each=10), Terms())
+    drawn = study_pictures(study, Terms(), unit="", lonlat_n2=None)
+    assert set(drawn) == {"calibration", "sample-scaling", "dimensions"}
 
 
 def test_too_few_blocks_are_said_and_the_rest_is_there() -> None:

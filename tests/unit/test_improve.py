@@ -24,6 +24,7 @@ import improve_page
 import improve_pools
 import improve_proxy
 import improve_rule
+import nano_samples
 from improve_fits import Labels, OneFold, Recipe, Target, place_folds, predict
 from improve_rule import Predictions, Referee, Verdict
 
@@ -281,7 +282,7 @@ def test_statistics_of_tokens_are_those_named():
 @pytest.mark.parametrize(("name", "layers", "groups"), [("nano", 7, 1), ("galileo.nano", 5, 6)])
 def test_pools_of_a_network_end_in_its_embedding(name: str, layers: int, groups: int):
     model = load_model(name) if name == "nano" else load_model(name, "untrained")
-    chips = make_chips(model.card, 3, bands=improve.nano_samples.BANDS)
+    chips = make_chips(model.card, 3, bands=nano_samples.BANDS)
     pools, dim = improve_pools._of_chips(chips, model), model.card.dim
     vectors = embed_chips(chips, model).vectors_nd
     np.testing.assert_allclose(pools["mean"], vectors, atol=1e-5)
@@ -350,3 +351,9 @@ def test_results_are_kept_model_by_model(tmp_path: Path, monkeypatch: pytest.Mon
     improve.keep(models={"nano": {"places": 3}}, objectives=[])
     found = improve.json.loads(improve.OUT.read_text())
     assert found == {"models": {"nano": {"places": 3}, "presto": {"places": 2}}, "objectives": []}
+
+
+def test_a_network_still_in_training_is_told_from_a_finished_one(tmp_path: Path):
+    assert improve.steps_of(tmp_path) == 0
+    (tmp_path / "log.jsonl").write_text('{"step": 500}\n{"step": 1000}\n')
+    assert improve.steps_of(tmp_path) == 1_000

@@ -43,6 +43,17 @@ def test_intervals_cover_new_ground(trust: Trust):
     assert np.isnan(trust.probe.interval(np.full((1, 8), np.nan))).all()
 
 
+def test_units_of_intervals_may_be_finer_than_folds():
+    vectors, loss, place = ground()
+    clusters = place // 6
+    probe = fit_probe(vectors, loss, groups=clusters, space={"model": "m"}, scale="log", cv=CV)
+    coarse = fit_trust(probe, vectors, loss, cv=CV, groups=clusters)
+    assert coarse.probe.spread is None and "5 blocks or places (10 needed)" in coarse.notes[0]
+    fine = fit_trust(probe, vectors, loss, cv=CV, groups=clusters, place_n=place)
+    assert fine.probe.spread is not None and len(np.unique(fine.place_n)) == 30
+    assert 0.85 < fine.coverage.measured.places.value <= 1
+
+
 def test_the_mean_loss_is_that_of_a_lognormal(trust: Trust):
     vectors, loss, _ = ground(seed=1, n_places=200)
     assert trust.probe.smearing == pytest.approx(np.exp(0.6**2 / 2), rel=0.05)
