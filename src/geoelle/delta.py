@@ -104,11 +104,9 @@ class Scored:
 
     @property
     def day(self) -> float:
-        """Return the median day, days since 1970-01-01; raises `ProbeError` where no cell was seen."""
+        """Return the median day, days since 1970-01-01; NaN where no cell was seen or none has a time."""
         seen = self.days_n[np.isfinite(self.days_n)]
-        if not seen.size:
-            raise ProbeError("no cell of one of the dates has a clear look; choose other dates, or a higher --cloud")
-        return float(np.median(seen))
+        return float(np.median(seen)) if seen.size else float("nan")
 
     @property
     def gated_n(self) -> np.ndarray:
@@ -224,7 +222,7 @@ def season_gap(one: float, other: float) -> float:
 def _design(before: Scored, after: Scored, history: Sequence[Scored]) -> Design:
     if before.day >= after.day:
         raise ProbeError(f"the date before ({_date(before.day)}) is not before {_date(after.day)}; swap them")
-    days = sorted(table.day for table in history)
+    days = sorted(table.day for table in history)  # NaN sorts anyhow, and is refused below
     if not days:
         return "none"
     if len(days) < MIN_REPLICATES:
@@ -232,6 +230,8 @@ def _design(before: Scored, after: Scored, history: Sequence[Scored]) -> Design:
             f"a history of {len(days)} year leaves no spread to judge by; give {MIN_REPLICATES} earlier years, better "
             "4 or more, or none for a ranking without p-values"
         )
+    if np.isnan([before.day, after.day, *days]).any():
+        raise ProbeError("one of the dates has no clear look, or no time; choose clearer dates, and give arrays a time")
     for day in days:
         if season_gap(day, after.day) > SEASON_DAYS:
             raise ProbeError(
@@ -251,7 +251,7 @@ def _design(before: Scored, after: Scored, history: Sequence[Scored]) -> Design:
 def _years(before: Scored, after: Scored, history: Sequence[Scored], design: Design) -> np.ndarray:
     """Return the years that are judged by each other, (r, n): the history, and the date before if of its season."""
     every = [*history, *([before] if design == "difference" else [])]
-    every.sort(key=lambda table: np.nanmedian(table.days_n) if np.isfinite(table.days_n).any() else np.inf)
+    every.sort(key=lambda table: table.day)
     return np.array([table.gated_n for table in every])
 
 

@@ -144,7 +144,7 @@ def test_cells_without_a_look_are_counted() -> None:
         (lambda b, a, h: (b, a, [b, *h]), ProbeError, "of one year"),
         (lambda b, a, h: (b, a, [h[0], replace(h[1], days_n=h[1].days_n + 80)]), ProbeError, "another season"),
         (lambda b, a, h: (b, a, [h[0], replace(h[1], days_n=a.days_n + 2 * YEAR)]), ProbeError, "give earlier years"),
-        (lambda b, a, h: (replace(b, days_n=b.days_n * np.nan), a, h), ProbeError, "no cell of one of the dates"),
+        (lambda b, a, h: (replace(b, days_n=b.days_n * np.nan), a, h), ProbeError, "no clear look, or no time"),
         (lambda b, a, h: (b, replace(a, difficulty_n=a.difficulty_n * np.nan), h), ProbeError, "seen before and after"),
     ],
 )  # fmt: skip

@@ -20,13 +20,16 @@ from click.testing import CliRunner
 import scenes
 from geoelle.area import Area
 from geoelle.cli import cli
+from geoelle.complexity import feature_names
 from geoelle.dated import Dated, compare_runs
 from geoelle.delta import STATES
-from geoelle.delta_plan import plan_windows
+from geoelle.delta_plan import embed_windows, plan_windows
 from geoelle.delta_product import claim, write_delta
+from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings
 from geoelle.errors import AreaError, FormatError, GeoelleError, InputMismatch, NoItems, ProbeError, SpaceMismatch
 from geoelle.plan import Job, Plan
+from geoelle.probe import Affine, Probe
 from ground import GSD_M, make_scene, save_catalog
 
 WEST, NORTH = 10_240 * 59 + 2_000, 4_996_000
@@ -290,3 +293,42 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
 def test_wrong_usage_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["delta", *words, "-o", str(tmp_path / "out")])
     assert result.exit_code == 2 and told in result.output
+
+
+# --- cells that are patches
+
+
+def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path: Path) -> None:
+    ground = shapely.box(WEST + 700, NORTH - 1220, WEST + 1220, NORTH - 700)
+    job = Job(area=Area.parse(polygon=scenes.to_lonlat(ground, 32631), dates="2024-06"), catalog=catalog, dense=True)
+    windows = plan_windows(job, "2023-06", 3)
+    plan = windows.plans["after"]
+    names = feature_names(plan.bands)
+    parts = [
+        Affine(weights_d=np.random.default_rng(i).normal(size=n) / 50, intercept=-3.0, mean_d=np.zeros(n),
+               scale_d=np.ones(n), alpha=1.0)
+        for i, n in enumerate((plan.model.card.dim, len(names)))
+    ]  # fmt: skip
+    space = space_of(plan.model, plan.bands, dense=True)
+    probe = Probe(embedding=parts[0], pixels=parts[1], feature_names=names, space=space)
+    path = probe.save(tmp_path / "dense.safetensors")
+    folders = embed_windows(windows, tmp_path / "out", probe)
+    before, after, *rest = (Dated.read(folder, name) for name, folder in folders.items())
+    found = compare_runs(before, after, rest, probe=path)
+    (lattice, delta), (measures,) = next(iter(found.zones.items())), found.measures.values()
+    assert lattice.cell_m == 40 and len(delta.delta_n) == len(plan.cells[0][1])
+    assert delta.counts["judged"] == len(delta.delta_n)
+    scores = [next(iter(run.scored(probe).values())) for run in (before, after)]
+    np.testing.assert_allclose(delta.delta_n, scores[1].difficulty_n - scores[0].difficulty_n)
+    assert [each.name for each in measures] == ["Delta", "complexity (pixels alone)", "excess"]
+    x, y = delta.addresses.xy_n2.T
+    flooded = (abs(x - WEST - 960) < 140) & (abs(NORTH - 960 - y) < 140)
+    away = (abs(x - WEST - 960) > 240) | (abs(NORTH - 960 - y) > 240)
+    assert np.median(np.abs(delta.tested.t_n[flooded])) > 4 * np.median(np.abs(delta.tested.t_n[away]))
+    write_delta(found, tmp_path / "out")
+    assert "no area of applicability" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(SpaceMismatch, match="does not ship"):
+        compare_runs(before, after, rest)
+    other = replace(probe, licence="another").save(tmp_path / "other.safetensors")
+    with pytest.raises(SpaceMismatch, match="scored by another probe"):
+        compare_runs(before, after, rest, probe=other)
