@@ -219,6 +219,15 @@ def test_a_finished_or_foreign_directory_is_not_touched(out: Path, tmp_path: Pat
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
 
 
+def test_a_change_describes_and_verifies_itself(out: Path, tmp_path: Path) -> None:
+    told = json.loads(run("info", out, "--json"))
+    assert told["kind"] == "change" and told["test"] == ["delta: difference"] and told["alerts"] > 0
+    damaged = Path(shutil.copytree(out, tmp_path / "damaged"))
+    (damaged / "delta.qml").write_text("other")
+    with pytest.raises(FormatError, match=r"delta\.qml differ"):
+        run("info", damaged)
+
+
 # --- what cannot be compared
 
 
