@@ -54,12 +54,12 @@ def test_labels_mark_cells_they_cover_by_half(name: str, tmp_path: Path) -> None
     import geopandas
 
     x, y = LATTICE.raster_geobox(MESH.rows, MESH.cols).boundingbox.left, -(-50 * 160 + 80.0)
-    square = shapely.box(x + 160, y - 2 * 160, x + 2.6 * 160, y)
+    square = shapely.box(x + 0.3 * 160, y - 2 * 160, x + 3.3 * 160, y)
     shapes = geopandas.GeoSeries([scenes.to_lonlat(square, 32631)], crs=4326)
     table = geopandas.GeoDataFrame(geometry=shapes)
     table.to_parquet(tmp_path / name) if name.endswith("parquet") else table.to_file(tmp_path / name)
     truth_n = read_truth(tmp_path / name, MESH)
-    assert np.flatnonzero(truth_n).tolist() == [1, 2, 21, 22]
+    assert np.flatnonzero(truth_n).tolist() == [0, 1, 2, 20, 21, 22]
 
 
 @pytest.mark.parametrize(
