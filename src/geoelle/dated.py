@@ -72,6 +72,12 @@ class Dated:
     def item_ids(self) -> tuple[str, ...]:
         return tuple(sorted(self.manifest["plan"]["items"]))
 
+    @property
+    def area(self) -> Area:
+        """Return the ground and the dates that the run was asked for."""
+        job = self.manifest["job"]
+        return Area.parse(bbox=None if job["polygon"] else job["bbox"], polygon=job["polygon"], dates=job["dates"])
+
     @cached_property
     def chips(self) -> Mapping[Lattice, Embeddings]:
         """Return the chips by lattice."""
@@ -90,8 +96,7 @@ class Dated:
                 f"the patches of {self.path} were scored by another probe ({min(wrong)[:12]}); name that one with "
                 "--probe, or map again with this one"
             )
-        job = self.manifest["job"]
-        area = Area.parse(bbox=None if job["polygon"] else job["bbox"], polygon=job["polygon"], dates=job["dates"])
+        area, job = self.area, self.manifest["job"]
         px, gsd_m = tables[0].addresses.lattice.size_px, tables[0].addresses.lattice.gsd_m
         asked = dict(lattices_for(area, gsd_m, px, px, job["epsg"]))
         return {

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from geoelle.alert_pictures import alert_pictures
 from geoelle.alerts import alerts_of, join_alerts, to_geojson
 from geoelle.dated import Comparison, Dated
 from geoelle.delta_bands import DeltaBands
@@ -35,6 +36,7 @@ from geoelle.quicklook import CREDIT, MapText
 from geoelle.raster import geobox_of, paint, write_cog, write_zarr
 from geoelle.report import GalleryFacts, Picture, change_report, map_pictures
 from geoelle.style import write_qml
+from geoelle.thumbnails import Imagery
 
 __all__ = ["DeltaProduct", "claim", "write_delta"]
 
@@ -96,9 +98,11 @@ def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> 
     files: list[Path] = []
     alerts = []
     for lattice, delta in found.zones.items():
-        files += _write_zone(found, DeltaBands(delta=delta, probe=found.probe), lattice, out, scored[lattice])
-        ids = {"items_before": found.before.item_ids, "items_after": found.after.item_ids}
-        alerts.append(alerts_of(delta, **ids))
+        alerts.append(alerts_of(delta, items_before=found.before.item_ids, items_after=found.after.item_ids))
+        sides = [(_imagery(run), list(run.chips.values())) for run in (found.before, found.after)]
+        sheets = alert_pictures(alerts[-1], sides, credit=_credit(found))
+        bands = DeltaBands(delta=delta, probe=found.probe)
+        files += _write_zone(found, bands, lattice, out, scored[lattice], sheets)
     table = join_alerts(alerts)
     if any(delta.flag_n is not None for delta in found.zones.values()):
         table.to_parquet(out / "alerts.parquet")
@@ -117,7 +121,9 @@ def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> 
     return DeltaProduct(out=out, files=tuple(files), lines=(*lines, *found.notes, told), facts=facts)
 
 
-def _write_zone(found: Comparison, bands: DeltaBands, lattice: Lattice, out: Path, scored: _Scored) -> list[Path]:
+def _write_zone(
+    found: Comparison, bands: DeltaBands, lattice: Lattice, out: Path, scored: _Scored, sheets: Sequence[Picture]
+) -> list[Path]:
     """Write the files of one zone beside each other; the STAC item last, since it holds their hashes."""
     stem, delta, units = out / found.stem(lattice), bands.delta, tuple(bands.units.values())
     raster, shown = paint(delta.addresses, bands.values()), paint(delta.addresses, bands.drawn())
@@ -132,7 +138,7 @@ def _write_zone(found: Comparison, bands: DeltaBands, lattice: Lattice, out: Pat
         ("overview", write_bytes(stem.with_suffix(".png"), pictures[0].png, overwrite=True), "image/png", "overview",
          "Quicklook"),
     ]  # fmt: skip
-    page = change_report(_facts(found, bands, lattice, [path for _, path, *_ in written], scored), pictures)
+    page = change_report(_facts(found, bands, lattice, [path for _, path, *_ in written], scored), [*pictures, *sheets])
     report = stem.with_name(stem.name.replace("delta", "report") + ".html")
     written.append(("report", write_bytes(report, page.encode(), overwrite=True), "text/html", "metadata", "Report"))
     files = [
@@ -162,6 +168,11 @@ def _evaluated(found: Comparison, lattice: Lattice, labels: Path | None) -> _Sco
     known_n = np.isfinite(found.measures[lattice][0].size_n)
     scores = tuple(detect(each.size_n, truth_n, block_n, each.flag_n) for each in found.measures[lattice])
     return float(truth_n[known_n].mean()), scores
+
+
+def _imagery(run: Dated) -> Imagery:
+    sensor = run.manifest["job"]["sensor"] or run.manifest["plan"]["sensor"]
+    return Imagery(items=run.path / "items.json", sensor=sensor, area=run.area)
 
 
 def _rows(found: Comparison, lattice: Lattice, scored: _Scored) -> tuple[dict[str, object], ...]:

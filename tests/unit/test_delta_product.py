@@ -27,7 +27,16 @@ from geoelle.delta_plan import embed_windows, plan_windows
 from geoelle.delta_product import claim, write_delta
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings
-from geoelle.errors import AreaError, FormatError, GeoelleError, InputMismatch, NoItems, ProbeError, SpaceMismatch
+from geoelle.errors import (
+    AreaError,
+    FormatError,
+    GeoelleError,
+    InputMismatch,
+    NoItems,
+    ProbeError,
+    ReadError,
+    SpaceMismatch,
+)
 from geoelle.plan import Job, Plan
 from geoelle.probe import Affine, Probe
 from ground import GSD_M, make_scene, save_catalog
@@ -121,6 +130,7 @@ def test_the_flood_is_found_as_easier_ground(out: Path) -> None:
     assert alerts["cells"].sum() == np.nansum(found["flag"])
     assert len(json.loads((out / "alerts.geojson").read_text())["features"]) == len(alerts)
     page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "The surest alerts before" in page and "read again" not in page
     assert "The change beside its baselines" in page and "embedding cosine" in page and "random direction" in page
 
 
@@ -226,6 +236,20 @@ def test_a_change_describes_and_verifies_itself(out: Path, tmp_path: Path) -> No
     (damaged / "delta.qml").write_text("other")
     with pytest.raises(FormatError, match=r"delta\.qml differ"):
         run("info", damaged)
+
+
+def test_pictures_that_cannot_be_read_again_are_told(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geoelle import thumbnails
+
+    def gone(*_: object, **__: object) -> None:
+        raise ReadError("the server is gone")
+
+    monkeypatch.setattr(thumbnails, "read_window", gone)
+    words = [word for run in history(out) for word in ("--history", run.path)]
+    run("delta", out / "before", out / "after", *words, "-o", tmp_path / "out")
+    assert "could not be read again" in (tmp_path / "out" / "report.html").read_text()
 
 
 # --- what cannot be compared

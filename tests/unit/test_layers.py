@@ -23,7 +23,7 @@ LAYERS = (
     "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",
     "bands delta diagnostic_report embed extremes models nulls thumbnails",
     "alerts change_baselines delta_bands fit_page gallery hub plan",
-    "fitting run",
+    "alert_pictures fitting run",
     "console dated delta_plan describe pair_fit products",
     "delta_product options rank",
     "delta_commands probe_commands",
