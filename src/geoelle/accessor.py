@@ -2,6 +2,7 @@
 
     import geoelle.accessor
     scene.elle.difficulty()          # (band, y, x), lazy where the scene is a dask array
+    after.elle.delta(before)         # (band, y, x), what changed
 
 The array has dims band, y, x in any order, and may have time. Its `band` coordinate holds band names of geoelle (blue,
 green, red, ...), its values are reflectance 0-1 with NaN for nodata. Its grid is that of a projected CRS in metres, at
@@ -13,6 +14,7 @@ by sensor read its name from the attribute `sensor` ("sentinel-2-l2a", say).
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from odc.geo.xr import ODCExtensionDa, xr_coords
 from geoelle.area import Addresses, Lattice
 from geoelle.bands import Bands
 from geoelle.chips import Chips
+from geoelle.delta import RATE, Scored, compare
+from geoelle.delta_bands import DeltaBands
 from geoelle.embed import embed_chips, space_of
 from geoelle.embeddings import Embeddings
 from geoelle.errors import InputMismatch, ProbeError
@@ -98,6 +102,35 @@ class Elle:
 
         values = np.block([[score(chosen) for chosen in line] for line in grid.blocks()])
         return _raster(values, grid.addresses, model.card, probe)
+
+    def delta(
+        self,
+        before: xr.DataArray,
+        history: Sequence[xr.DataArray] = (),
+        probe: Probe | str | Path | None = None,
+        model: str | Model = "nano",
+        stride_px: int | None = None,
+        *,
+        rate: float = RATE,
+    ) -> xr.DataArray:
+        """Return the change since `before`: delta, its excess, sign, rank, state, and with a history t, p, q, flag.
+
+        All arrays have the CRS and pixel size of this one, and are read at once; cells are those of either date.
+        `history` are arrays of the same season of earlier years, at least two, each with its `time`. Without them
+        nothing is tested. Sun, orbit and processing are not compared: arrays do not state them.
+
+        Raises: InputMismatch, AreaError (another grid), ProbeError, SpaceMismatch.
+        """
+        model = _loaded(model)
+        tables = [array.elle.embed(model, stride_px) for array in (before, self._pixels, *history)]
+        probe = _checked_probe(probe, model, tables[0].header.bands)
+        first, after, *years = (Scored.of_chips(table, probe) for table in tables)
+        found = compare(first, after, years, rate=rate)
+        bands = DeltaBands(delta=found, probe=probe)
+        raster = paint(found.addresses, bands.values())
+        return raster.rename("elle").assign_attrs(
+            bands.tags(), long_name=tuple(bands.units), units=tuple(bands.units.values()), reading=model.card.reading
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from geoelle import console
+from geoelle.delta_commands import delta
 from geoelle.errors import GeoelleError
 from geoelle.options import area_options, job_of, json_option, model_options, output_options
 from geoelle.probe_commands import fit, rank, score
@@ -270,7 +271,7 @@ def map_(probe: Path | None, expected: bool, dense: bool, **options: Any) -> Non
     _tell(options, product.to_dict())
 
 
-for command in (fit, score, rank):
+for command in (fit, score, rank, delta):
     cli.add_command(command)
 
 

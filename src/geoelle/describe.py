@@ -1,7 +1,8 @@
-"""Say what a file of geoelle is, and whether it is whole: run, probe, embeddings, COG or Zarr."""
+"""Say what a file of geoelle is, and whether it is whole: run, change, probe, embeddings, COG or Zarr."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,54 @@ def describe(path: Path) -> dict[str, Any]:
     if (path / "zarr.json").is_file():
         return _zarr(path)
     if path.is_dir():
-        return _run(path)
+        return _change(path) if _is_change(path) else _run(path)
     raise FormatError(f"{path} is nothing geoelle writes; name a run, .safetensors, .parquet, .tif or .zarr")
 
 
-def _run(path: Path) -> dict[str, Any]:
-    manifest = load_manifest(path)
+def _is_change(path: Path) -> bool:
+    try:
+        return json.loads((path / "run.json").read_text("utf-8")).get("format") == "geoelle-delta"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_files(path: Path, manifest: dict[str, Any]) -> str:
+    """Compare the files of a directory with its manifest; raises `FormatError`."""
     wrong = [name for name, digest in manifest["sha256"].items() if _digest(path / name) != digest]
     if wrong:
         raise FormatError(
             f"run {path} is damaged: {', '.join(wrong)} differ from run.json; run the command again with --overwrite"
         )
+    return f"{len(manifest['sha256'])} files match run.json"
+
+
+def _change(path: Path) -> dict[str, Any]:
+    manifest = json.loads((path / "run.json").read_text("utf-8"))
+    verified = _check_files(path, manifest)
+    zones = manifest["zones"]
+    return {
+        "kind": "change",
+        "verified": verified,
+        "model": manifest["probe"]["space"]["model"],
+        "dates": [f"{date['name']}: {', '.join(date['items'])}" for date in manifest["dates"]],
+        "test": [f"{name}: {zone['design']}" for name, zone in zones.items()],
+        "cells": [
+            f"{name}: {count} {state}" for name, zone in zones.items() for state, count in zone["counts"].items()
+        ],
+        "alerts": manifest["alerts"],
+        "probe": manifest["probe"]["digest"],
+        "fingerprint": manifest["fingerprint"],
+    }
+
+
+def _run(path: Path) -> dict[str, Any]:
+    manifest = load_manifest(path)
+    verified = _check_files(path, manifest)
     plan = manifest["plan"]
     files = {name.split(".zarr/")[0] + ".zarr" if ".zarr/" in name else name for name in manifest["sha256"]}
     return {
         "kind": "run",
-        "verified": f"{len(manifest['sha256'])} files match run.json",
+        "verified": verified,
         "model": plan["model"],
         "sensor": plan["sensor"],
         "bbox": manifest["job"]["bbox"],

@@ -24,6 +24,7 @@ __all__ = [
     "output_options",
     "pair_job_of",
     "pair_options",
+    "place_options",
 ]
 
 _OF_PAIRS = (
@@ -46,10 +47,11 @@ def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
-area_options = _stack(
+_GROUND = (
     click.option("--bbox", metavar="W,S,E,N", help="Degrees, EPSG:4326."),
     click.option("--polygon", type=click.Path(path_type=Path), help="GeoJSON or GeoParquet instead of a bbox."),
-    click.option("--dates", required=True, metavar="DATES", help="2024, 2024-06, 2024-06-01 or A/B of these."),
+)
+_SOURCE = (
     click.option(
         "--catalog",
         help="Endpoint name, STAC URL, catalog.json, item collection, stac-geoparquet, or demo. "
@@ -66,6 +68,15 @@ area_options = _stack(
         help="Dates to choose the clearest from, chip by chip, where no date covers 95% of the area.",
     ),
 )
+
+area_options = _stack(
+    *_GROUND,
+    click.option("--dates", required=True, metavar="DATES", help="2024, 2024-06, 2024-06-01 or A/B of these."),
+    *_SOURCE,
+)
+
+place_options = _stack(*_GROUND, *_SOURCE)
+"""Those of `area_options` without its dates, for commands that have several."""
 
 model_options = _stack(
     click.option("--model", default="nano", show_default=True, help="See geoelle models."),
@@ -95,7 +106,7 @@ output_options = _stack(
 
 
 def job_of(options: dict[str, Any], **more: Any) -> Job:
-    """Return the job that a command's options describe."""
+    """Return the job that a command's options describe, among them its `dates`."""
     from geoelle.area import Area
     from geoelle.plan import Job
 

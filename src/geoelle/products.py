@@ -31,11 +31,11 @@ from geoelle.raster import BandStatistics, geobox_of, paint, write_cog, write_za
 from geoelle.report import Counts, MapFacts, map_pictures, map_report
 from geoelle.run import Outcome, Progress, finish, run_embed
 from geoelle.scores import score_rows
+from geoelle.shipped import shipped_probes
 from geoelle.style import write_qml
 
-__all__ = ["Product", "probe_for", "run_map", "shipped_probe"]
+__all__ = ["Product", "probe_for", "run_map", "scene_of", "shipped_probe"]
 
-WEIGHTS = Path(__file__).parent / "weights"
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 ZARR = "application/vnd+zarr"
 
@@ -105,8 +105,7 @@ def shipped_probe(model: Model, bands: tuple[str, ...], *, dense: bool = False) 
 
 def _shipped(model: Model, bands: tuple[str, ...], dense: bool) -> Probe | None:
     space = space_of(model, bands, dense=dense)
-    probes = map(Probe.load, sorted(WEIGHTS.glob(f"{model.card.name}-probe-*.safetensors")))
-    return next((probe for probe in probes if probe.space == space), None)
+    return next((probe for probe in shipped_probes(model.card.name) if probe.space == space), None)
 
 
 def run_map(
@@ -191,7 +190,7 @@ def _write_zone(
         reading=card.reading,
         credit=_credit(plan),
     )
-    pictures = map_pictures(raster, ramps, text, scene=_scene(embeddings))
+    pictures = map_pictures(raster, ramps, text, scene=scene_of(embeddings))
     files = [
         OutputFile(
             key="difficulty",
@@ -347,7 +346,7 @@ def _self_href(item: Any) -> str | None:
     return strip_url(href) if href else None
 
 
-def _scene(embeddings: Embeddings) -> Scene | None:
+def scene_of(embeddings: Embeddings) -> Scene | None:
     """Return the mean colour of each chip, at its cell; None where the bands have no red, green and blue."""
     names = embeddings.header.feature_names
     wanted = [f"mean_{c}" for c in ("red", "green", "blue")]

@@ -17,17 +17,17 @@ import numpy as np
 
 from geoelle.area import Area
 from geoelle.embeddings import Embeddings
-from geoelle.errors import GeoelleError, ProbeError
+from geoelle.errors import GeoelleError
 from geoelle.extremes import Asked, Chosen, Ranking, rank_chips
 from geoelle.files import fresh_directory, sha256, write_bytes
 from geoelle.gallery import Entry, Stretch, contact_sheet, route_map
 from geoelle.models import model_card
 from geoelle.probe import Probe
-from geoelle.products import WEIGHTS
 from geoelle.quicklook import CREDIT
 from geoelle.report import GalleryFacts, Picture, gallery_report
 from geoelle.run import Progress, load_manifest
 from geoelle.scores import score_rows
+from geoelle.shipped import probe_of_space
 from geoelle.style import Ramp
 from geoelle.thumbnails import SIDE_PX, Imagery, Thumbnails, read_thumbnails
 
@@ -58,7 +58,7 @@ def choose_chips(run: Path, probe: Path | None = None, asked: Asked | None = Non
     """
     load_manifest(run)
     tables = Embeddings.read_each(run)
-    return rank_chips(tables, Probe.load(probe) if probe else _shipped(tables[0]), asked or Asked())
+    return rank_chips(tables, Probe.load(probe) if probe else probe_of_space(tables[0].header.space), asked or Asked())
 
 
 def rank_run(
@@ -92,17 +92,6 @@ def rank_run(
         write_bytes(folder / _MARKER, (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
     files = tuple(out / name for name in (*hashes, _MARKER))
     return Ranked(out=out, files=files, lines=(*ranking.notes, *_unread(pictures)), facts=facts)
-
-
-def _shipped(table: Embeddings) -> Probe:
-    """Return the probe in the wheel whose space is that of the table."""
-    for file in sorted(WEIGHTS.glob("*-probe-*.safetensors")):
-        if (probe := Probe.load(file)).space == table.header.space:
-            return probe
-    raise ProbeError(
-        f"no probe ships for {table.header.space['model']} with these weights and the bands "
-        f"{' '.join(table.header.bands)}; fit one with geoelle fit and pass it with --probe"
-    )
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

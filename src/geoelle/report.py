@@ -1,4 +1,4 @@
-"""Make the HTML page of a map, of a fit or of ranked chips: one file, warnings first, nulls beside the score.
+"""Make the HTML page of a map, of a change, of a fit or of ranked chips: one file, warnings first, nulls beside scores.
 
 The pictures travel inside the page as base64, there is no script, nothing is fetched, every text is escaped.
 """
@@ -24,6 +24,7 @@ __all__ = [
     "GalleryFacts",
     "MapFacts",
     "Picture",
+    "change_report",
     "fit_pictures",
     "fit_report",
     "gallery_report",
@@ -38,6 +39,10 @@ _SCALE = (
 _SCORE_NOTE = (
     "Every row has the same folds and the same target, and every ridge the same search for alpha. "
     "A score is news only above its nulls."
+)
+_CHANGE_NOTE = (
+    "Every row is of the same cells and dates, and is judged by the same years in the same way. A flag of Delta is "
+    "news only where these have none."
 )
 _CSS_PX = 120  # an inch of every figure, so type has one size throughout: a quarter over print
 
@@ -194,6 +199,12 @@ def gallery_report(facts: GalleryFacts, figures: Sequence[Picture]) -> str:
     return _page(facts, {}, figures, summary=facts.summary, lost=[])
 
 
+def change_report(facts: GalleryFacts, figures: Sequence[Picture]) -> str:
+    """Return the page of a change: warnings, maps, how to read it, the change beside its baselines, facts."""
+    scores = ("The change beside its baselines", _CHANGE_NOTE)
+    return _page(facts, {}, figures, summary=facts.summary, lost=[], scores=scores)
+
+
 def map_pictures(
     raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scene: Scene | None = None
 ) -> tuple[Picture, ...]:
@@ -247,7 +258,7 @@ def fit_pictures(
 
 def _page(
     facts: MapFacts | FitFacts | GalleryFacts, rows: Mapping[str, str], figures: Sequence[Picture], *,
-    summary: str, lost: list[str],
+    summary: str, lost: list[str], scores: tuple[str, str] = ("Score beside its nulls", _SCORE_NOTE),
 ) -> str:  # fmt: skip
     columns = list(dict.fromkeys(name for row in facts.scores for name in row))
     environment = jinja2.Environment(
@@ -264,7 +275,8 @@ def _page(
         scale=_SCALE,
         score_columns=columns,
         score_rows=[[_cell(row.get(name)) for name in columns] for row in facts.scores],
-        score_note=_SCORE_NOTE,
+        score_title=scores[0],
+        score_note=scores[1],
         facts=[*rows.items(), *facts.more.items()],
         lists=[
             ("Items", facts.items),

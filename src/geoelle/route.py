@@ -17,7 +17,7 @@ from scipy import ndimage
 from geoelle.area import Addresses
 from geoelle.holdout import EARTH_RADIUS_M, sphere_n3
 
-__all__ = ["MOST_STOPS", "Route", "clusters", "plan_route", "tour"]
+__all__ = ["MOST_STOPS", "Route", "clusters", "join_cells", "plan_route", "tour"]
 
 MOST_STOPS = 300
 """Clusters that are put in order; 2-opt on many more would take minutes, and no team visits them."""
@@ -51,8 +51,20 @@ class Route:
 def clusters(addresses: Addresses, values_n: np.ndarray) -> geopandas.GeoDataFrame:
     """Join cells that share a side into polygons, each with the mean and the highest of its values.
 
-    `addresses` are the cells of one lattice that lie above the threshold. A stop is the centroid, or where that
-    falls outside of its polygon a point inside. `area_km2` is on the ellipsoid.
+    `addresses` are the cells of one lattice that lie above the threshold. Columns as `join_cells` gives them.
+    """
+    table, cluster_n = join_cells(addresses)
+    every = np.arange(len(table))
+    table.insert(0, "kind", "cluster")
+    table.insert(3, "mean", ndimage.mean(values_n, cluster_n, every))
+    table.insert(4, "max", ndimage.maximum(values_n, cluster_n, every))
+    return table
+
+
+def join_cells(addresses: Addresses) -> tuple[geopandas.GeoDataFrame, np.ndarray]:
+    """Join cells of one lattice that share a side: a polygon a row, and the row of each cell, int64 (n,).
+
+    `area_km2` is on the ellipsoid. A stop is the centroid, or where that falls outside of its polygon a point inside.
     """
     box = addresses.lattice.raster_geobox(addresses.rows, addresses.cols)
     at = addresses.rows - addresses.rows.min(), addresses.cols - addresses.cols.min()
@@ -65,19 +77,14 @@ def clusters(addresses: Addresses, values_n: np.ndarray) -> geopandas.GeoDataFra
     ground = geopandas.GeoSeries(list(found.values()), crs=addresses.lattice.epsg)
     middle = ground.centroid.where(ground.covers(ground.centroid), ground.representative_point()).to_crs(4326)
     polygons = ground.to_crs(4326)
-    label_n, every = labels_yx[at], np.arange(1, count + 1)
-    return geopandas.GeoDataFrame(
-        {
-            "kind": "cluster",
-            "cells": np.bincount(label_n, minlength=count + 1)[1:],
-            "area_km2": [_GEOD.geometry_area_perimeter(shapely.orient_polygons(p))[0] / 1e6 for p in polygons],
-            "mean": ndimage.mean(values_n, label_n, every),
-            "max": ndimage.maximum(values_n, label_n, every),
-            "stop_lon": middle.x.round(_DIGITS),
-            "stop_lat": middle.y.round(_DIGITS),
-        },
-        geometry=polygons,
-    )
+    cluster_n = labels_yx[at].astype(np.int64) - 1
+    columns = {
+        "cells": np.bincount(cluster_n, minlength=count),
+        "area_km2": [_GEOD.geometry_area_perimeter(shapely.orient_polygons(p))[0] / 1e6 for p in polygons],
+        "stop_lon": middle.x.round(_DIGITS),
+        "stop_lat": middle.y.round(_DIGITS),
+    }
+    return geopandas.GeoDataFrame(columns, geometry=polygons), cluster_n
 
 
 def plan_route(parts: Sequence[geopandas.GeoDataFrame]) -> Route:

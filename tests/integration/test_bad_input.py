@@ -16,7 +16,7 @@ from commands import DEMO_ARGS, SMALL, geoelle, invoke
 
 from geoelle.models.nano import WEIGHTS as NANO
 from geoelle.probe import Probe
-from geoelle.products import WEIGHTS
+from geoelle.shipped import WEIGHTS
 from ground import make_scene, save_catalog, three_places
 
 PROBE = WEIGHTS / "nano-probe-10.safetensors"

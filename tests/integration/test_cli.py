@@ -25,7 +25,7 @@ from geoelle.embeddings import Embeddings
 from geoelle.models import list_models, model_card
 from geoelle.models.nano import BANDS
 from geoelle.probe import Probe
-from geoelle.products import WEIGHTS
+from geoelle.shipped import WEIGHTS
 from ground import save_catalog, three_places
 
 ITEM = "S2A_18SVG_20160112_0_L1C"

@@ -30,8 +30,9 @@ from geoelle.models import Model, load_model
 from geoelle.models.nano import BANDS
 from geoelle.plan import Job, make_plan
 from geoelle.probe import Probe, fit_probe
-from geoelle.products import WEIGHTS, run_map, shipped_probe
+from geoelle.products import run_map, shipped_probe
 from geoelle.read import read_window
+from geoelle.shipped import WEIGHTS
 
 EPSG = 32618
 CORNER = (440320.0 - 1030, 4177920.0 + 770)  # 1,030 m and 770 m before a corner of four super-blocks, on no cell
@@ -332,3 +333,41 @@ def test_a_remedy_in_an_error_works(nano: Model) -> None:
 def test_a_stride_that_does_not_fit_is_refused(nano: Model) -> None:
     with pytest.raises(AreaError, match="stride of 15 px"):
         scene().elle.chips(nano, stride_px=15)
+
+
+# --- change
+
+
+def dated_scene(year: int, *, flat: bool = False) -> xr.DataArray:
+    array = scene()
+    noise = np.random.default_rng(year).standard_normal(array.shape).astype(np.float32)
+    array = array + 0.01 * noise
+    if flat:
+        array[:, 80:, 100:] = 0.07
+    return array.assign_coords(time=np.datetime64(f"{year}-06-01", "ns"))
+
+
+def test_delta_is_the_difference_of_two_difficulties(nano: Model, probe: Probe) -> None:
+    before, after = dated_scene(2023), dated_scene(2024, flat=True)
+    found = after.elle.delta(before, probe=probe, model=nano)
+    assert found["band"].values.tolist() == ["delta", "delta_excess", "sign", "rank", "state"]
+    difference = [np.log(a.elle.difficulty(probe, nano).sel(band="difficulty")) for a in (before, after)]
+    xr.testing.assert_allclose(
+        found.sel(band="delta", drop=True), (difference[1] - difference[0]).drop_vars("band"), rtol=1e-3, atol=1e-5
+    )
+    assert found.attrs["GEOELLE_TEST"].startswith("A ranking only")
+    bare = before.drop_vars("time").elle, after.drop_vars("time")
+    np.testing.assert_array_equal(bare[1].elle.delta(before.drop_vars("time"), probe=probe, model=nano), found)
+
+
+def test_delta_with_a_history_is_tested(nano: Model, probe: Probe) -> None:
+    years = [dated_scene(year) for year in (2020, 2021, 2022)]
+    found = dated_scene(2024, flat=True).elle.delta(dated_scene(2023), years, probe=probe, model=nano, stride_px=8)
+    assert {"t", "p", "q", "flag"} < set(found["band"].values.tolist())
+    assert np.nansum(found.sel(band="flag")) > 0
+    with pytest.raises(ProbeError, match="no time"):
+        dated_scene(2024).elle.delta(dated_scene(2023), [year.drop_vars("time") for year in years], probe, nano)
+    with pytest.raises(AreaError, match="two lattices"):
+        dated_scene(2024).elle.delta(
+            scene(epsg=32617).assign_coords(time=np.datetime64("2023-06-01", "ns")), (), probe, nano
+        )

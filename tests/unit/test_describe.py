@@ -20,7 +20,8 @@ from geoelle.area import Area
 from geoelle.describe import describe
 from geoelle.errors import FormatError
 from geoelle.plan import Job, make_plan
-from geoelle.products import WEIGHTS, run_map, shipped_probe
+from geoelle.products import run_map, shipped_probe
+from geoelle.shipped import WEIGHTS
 from ground import save_catalog, three_places
 
 PROBE = WEIGHTS / "nano-probe-6.safetensors"

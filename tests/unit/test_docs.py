@@ -26,7 +26,8 @@ WORDS = (
     "Area Lattice Address Cell Offset Zone Block Place",
     "Item Asset Sensor Endpoint Look Frame GSD Window Nodata Valid",
     "Card Chip Tile Patch Token Embedding Space Pooling Masking Twin",
-    "Loss Proxy Probe Difficulty Dense Complexity Excess Residual Surprise Percentile Delta Reading Cluster Route",
+    "Loss Proxy Probe Difficulty Dense Complexity Excess Residual Surprise Percentile",
+    "Delta History Shift State Alert Reading Cluster Route",
     "Fold Holdout Buffer kNNDM Nulls Interval Spread Coverage Smearing Dissimilarity Reach Applicable",
     "Job Plan Part Run Fingerprint Manifest",
 )
@@ -120,7 +121,8 @@ def test_every_option_is_explained_or_plain():
         if isinstance(option, click.Option) and not option.help
     }
     assert unexplained <= {
-        "embed --precision", "map --precision", "fit --folds", "fit --out", "fit --overwrite", "score --overwrite",
+        "embed --precision", "map --precision", "delta --precision",
+        "fit --folds", "fit --out", "fit --overwrite", "score --overwrite",
         "score --probe",
     }  # fmt: skip
 

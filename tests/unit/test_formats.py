@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
+import shutil
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,10 +22,14 @@ import shapely
 import zarr
 
 import scenes
+from geoelle.alerts import alerts_of
 from geoelle.applicability import Reach
 from geoelle.area import Address, Addresses, Area, Lattice
 from geoelle.catalog import catalogs_path, load_endpoint, load_sensor
 from geoelle.complexity import feature_names
+from geoelle.dated import Dated, compare_runs
+from geoelle.delta import STATES
+from geoelle.delta_product import claim, write_delta
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import CatalogError
@@ -42,10 +48,7 @@ from geoelle.scoring import score_file
 from geoelle.trust import fit_trust
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
-TABLES = {
-    match[1]: match[2]
-    for match in re.finditer(r"<!-- table: ([\w-]+) -->\n((?:\|.*\n)+)", FORMATS)
-}
+TABLES = {match[1]: match[2] for match in re.finditer(r"<!-- table: ([\w-]+) -->\n((?:\|.*\n)+)", FORMATS)}
 KINDS = {
     "text": lambda v: isinstance(v, str),
     "integer": lambda v: isinstance(v, int) and not isinstance(v, bool),
@@ -145,7 +148,10 @@ def made_probe(plan: Plan) -> Probe:
 
     def affine(count: int) -> Affine:
         return Affine(
-            weights_d=rng.normal(size=count) / 100, intercept=-3.0, mean_d=np.zeros(count), scale_d=np.ones(count),
+            weights_d=rng.normal(size=count) / 100,
+            intercept=-3.0,
+            mean_d=np.zeros(count),
+            scale_d=np.ones(count),
             alpha=1.0,
         )
 
@@ -156,9 +162,15 @@ def made_probe(plan: Plan) -> Probe:
         weights_d=np.abs(embedding.weights_d), mean_distance=0.5, threshold=1.0,
     )  # fmt: skip
     return Probe(
-        embedding=embedding, pixels=affine(len(names)), feature_names=names,
-        spread=Spread(log_spread=affine(dim), low=-4.0, high=-1.0, alpha=0.1, threshold=1.5), smearing=1.25,
-        reach=reach, space=space_of(plan.model, plan.bands), data={"unit": "mse"}, licence="CC0-1.0",
+        embedding=embedding,
+        pixels=affine(len(names)),
+        feature_names=names,
+        spread=Spread(log_spread=affine(dim), low=-4.0, high=-1.0, alpha=0.1, threshold=1.5),
+        smearing=1.25,
+        reach=reach,
+        space=space_of(plan.model, plan.bands),
+        data={"unit": "mse"},
+        licence="CC0-1.0",
     )
 
 
@@ -475,6 +487,53 @@ def test_a_ranking(made: Made, tmp_path: Path, full: bool):
     if full:
         columns = re.findall(r"`(\w+)`", files["clusters.parquet"])
         assert list(arrow_types(out / "clusters.parquet")) == [*columns, "geometry"]
+
+
+# --- change
+
+
+def year_of(made: Made, year: int, home: Path) -> Dated:
+    """Copy a run as if it were of another year: other items, times, and a little noise."""
+    out = Path(shutil.copytree(made.out, home / str(year)))
+    for path in (out / "run.json", out / "items.json"):
+        path.write_text(path.read_text("utf-8").replace("2024", str(year)))
+    for path in out.glob("embeddings/*.parquet"):
+        chips, rng = Embeddings.read(path), np.random.default_rng(year)
+        noise_nd = 0.1 * rng.normal(size=chips.vectors_nd.shape).astype(np.float32)
+        times_n = chips.times_n + np.timedelta64(365 * (year - 2024), "D")
+        replace(chips, vectors_nd=chips.vectors_nd + noise_nd, times_n=times_n).write(path)
+    return Dated.read(out, f"of {year}")
+
+
+@pytest.mark.parametrize("years", [0, 3])
+def test_a_change(made: Made, tmp_path: Path, years: int):
+    probe = made.probe.save(tmp_path / "probe.safetensors")
+    dates = [year_of(made, year, tmp_path) for year in (2023, 2024, *range(2022, 2022 - years, -1))]
+    found = compare_runs(dates[0], dates[1], dates[2:], probe=probe)
+    claim(out := tmp_path / "change", found.fingerprint)
+    write_delta(found, out)
+    has = {"always", "with features", *(["with a history"] * bool(years))}
+    assert {p.name for p in out.iterdir()} == {row["name"] for row in table("delta-files") if row["when"] in has}
+    with rasterio.open(out / "delta.tif") as file:
+        assert list(file.descriptions) == [row["name"] for row in table("delta-bands") if row["when"] in has]
+        tags = {name for name in file.tags() if name.startswith("GEOELLE_")}
+    assert tags == {row["name"] for row in table("delta-tags")}
+    manifest = json.loads((out / "run.json").read_text("utf-8"))
+    rows = {row["name"]: row["type"] for row in table("delta-run")}
+    assert manifest.keys() == rows.keys() and all(fits(manifest[name], kind) for name, kind in rows.items())
+    assert [row["state"] for row in table("delta-states")] == list(STATES)
+    assert {row["name"]: row["type"] for row in table("alert-columns")} == alert_types(tmp_path, made)
+
+
+def alert_types(home: Path, made: Made) -> dict[str, str]:
+    """Return the columns of alerts of a change that has a flag."""
+    cells = made.plan.cells[0][1]
+    found = SimpleNamespace(
+        addresses=cells, q_n=np.full(len(cells), 0.01), flag_n=np.ones(len(cells)), sign_n=np.ones(len(cells)),
+        delta_n=np.ones(len(cells)), days_n2=np.full((len(cells), 2), 19_000.0),
+    )  # fmt: skip
+    alerts_of(found, items_before=["a"], items_after=["b"]).to_parquet(home / "alerts.parquet")
+    return {name: kind.replace("large_", "") for name, kind in arrow_types(home / "alerts.parquet").items()}
 
 
 # --- rasters

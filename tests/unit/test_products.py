@@ -30,8 +30,9 @@ from geoelle.models import load_model
 from geoelle.models.nano import BANDS as NANO
 from geoelle.plan import Job, Plan, make_plan
 from geoelle.probe import Affine, Probe
-from geoelle.products import WEIGHTS, Product, probe_for, run_map, shipped_probe
+from geoelle.products import Product, probe_for, run_map, shipped_probe
 from geoelle.run import load_manifest
+from geoelle.shipped import WEIGHTS
 from ground import GSD_M, make_scene, save_catalog, three_places
 
 SIX = tuple(band for band in GSD_M if band != "scl")

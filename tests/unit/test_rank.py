@@ -20,10 +20,10 @@ from geoelle.files import sha256
 from geoelle.gallery import Entry, Stretch
 from geoelle.measures import percentiles
 from geoelle.plan import Job, make_plan
-from geoelle.products import WEIGHTS
 from geoelle.rank import _imagery, choose_chips, rank_run
 from geoelle.read import cut, read_window
 from geoelle.run import finish, load_manifest, run_embed
+from geoelle.shipped import WEIGHTS
 from geoelle.thumbnails import Thumbnail, Thumbnails, read_thumbnails
 from ground import save_catalog, three_places
 
@@ -213,7 +213,7 @@ def test_a_run_that_is_not_finished_or_of_another_space_is_refused(made: Made, t
 
 
 def test_no_probe_for_a_space_says_what_to_do(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("geoelle.rank.WEIGHTS", tmp_path)
+    monkeypatch.setattr("geoelle.shipped.WEIGHTS", tmp_path)
     with pytest.raises(ProbeError, match="geoelle fit"):
         choose_chips(made.run)
 

@@ -1,0 +1,187 @@
+"""Judge plainer measures of change by the same cells, dates and years: what Delta has to beat, and its own nulls.
+
+A measure with a number a date (an index, a band, the complexity, a random direction of the embedding) is treated as
+difficulty is. A distance has no number of one date: that from before to after is compared with those from before to
+each earlier year, which have the date before in common as well, on the scale of logarithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from geoelle.change import MIN_REPLICATES, false_alarms, fit_null, q_values
+from geoelle.delta import Delta, Scored, judge
+from geoelle.embeddings import Embeddings
+from geoelle.errors import ProbeError
+from geoelle.lattice import Addresses
+from geoelle.patches import keys_of
+
+__all__ = ["Measured", "baselines", "of_delta"]
+
+_INDICES = ("ndvi", "ndwi", "mndwi", "nbr")
+_SEED = 0
+_LEAST = 1e-12
+"""A distance of nothing has no logarithm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measured:
+    """One measure of change: `size_n` ranks the cells, a change has much of it; `flag_n` where years could judge it.
+
+    `unchanged` is the mean share of cells that are flagged in years judged by the others.
+    """
+
+    name: str
+    size_n: np.ndarray
+    flag_n: np.ndarray | None = None
+    unchanged: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """Return the share of judged cells that are flagged, None where none was judged."""
+        judged = self.flag_n is not None and np.isfinite(self.flag_n).any()
+        return float(np.nanmean(self.flag_n)) if judged else None
+
+    def row(self) -> dict[str, object]:
+        """Return the columns of a report."""
+        return {
+            "measure": self.name,
+            "flagged": None if self.share is None else f"{self.share:.1%}",
+            "in unchanged years": None if self.unchanged is None else f"{self.unchanged:.2%}",
+        }
+
+
+def of_delta(delta: Delta) -> Measured:
+    """Return Delta as a measure beside the others."""
+    size_n = delta.delta_n - delta.shift if delta.tested is None else delta.tested.t_n
+    unchanged = None if delta.unchanged is None else float(np.mean(delta.unchanged.shares))
+    return Measured(name="Delta", size_n=np.abs(size_n), flag_n=delta.flag_n, unchanged=unchanged)
+
+
+def baselines(delta: Delta, scored: Sequence[Scored], chips: Sequence[Embeddings] | None) -> Iterator[Measured]:
+    """Measure every baseline that the tables can tell, on the cells that Delta has.
+
+    `scored` and `chips` are before, after, then the history; chips None where cells are patches, of which only the
+    complexity is kept. A measure whose years do not vary is ranked and not tested.
+    """
+    scored = [table.at(delta.addresses) for table in scored]
+    known_n = np.isfinite(delta.delta_n if delta.tested is None else delta.tested.t_n)
+    if all(table.complexity_n is not None for table in scored):
+        complexity_rn = np.array([table.complexity_n for table in scored])
+        yield _number("complexity (pixels alone)", complexity_rn, known_n, delta)
+        yield _number("excess", np.array([t.difficulty_n for t in scored]) - complexity_rn, known_n, delta)
+    if chips is None:
+        return
+    places = [_places(table.addresses, delta.addresses) for table in chips]
+    for name, of in _numbers(chips):
+        values_rn = np.array([_taken(of(table), at_n) for table, at_n in zip(chips, places, strict=True)])
+        yield _number(name, values_rn, known_n, delta)
+    for name, of, distance in _DISTANCES:
+        if all(of(table) is not None for table in chips):
+            rows = [_taken(of(table), at_n) for table, at_n in zip(chips, places, strict=True)]
+            apart_rn = np.array([distance(rows[0], other) for other in rows[1:]])
+            yield _distance(name, np.log(np.maximum(apart_rn, _LEAST)), known_n, delta)
+
+
+def _numbers(chips: Sequence[Embeddings]) -> Iterator[tuple[str, Callable[[Embeddings], np.ndarray]]]:
+    """Name the measures that have a number a date, and how to take it from a table."""
+    table = chips[0]
+    names = table.header.feature_names
+    wanted = [(f"{i.upper()}", f"{i}_mean") for i in _INDICES] + [(b, f"mean_{b}") for b in table.header.bands]
+    for name, column in wanted:
+        if column in names:
+            yield name, partial(_feature, names.index(column))
+    direction_d = np.random.default_rng(_SEED).normal(size=table.vectors_nd.shape[1])
+    direction_d /= np.linalg.norm(direction_d)
+    yield "random direction", lambda t: t.vectors_nd.astype(np.float64) @ direction_d
+    if all(t.loss_n is not None for t in chips):
+        yield "true loss", lambda t: np.log(np.maximum(t.loss_n, _LEAST))
+
+
+def _feature(column: int, table: Embeddings) -> np.ndarray:
+    return table.features_nf[:, column].astype(np.float64)
+
+
+def _bands(table: Embeddings) -> np.ndarray | None:
+    names = table.header.feature_names
+    at = [names.index(f"mean_{band}") for band in table.header.bands if f"mean_{band}" in names]
+    return table.features_nf[:, at].astype(np.float64) if at else None
+
+
+def _vectors(table: Embeddings) -> np.ndarray:
+    return table.vectors_nd.astype(np.float64)
+
+
+def _euclidean(a_nd: np.ndarray, b_nd: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(a_nd - b_nd, axis=1)
+
+
+def _cosine(a_nd: np.ndarray, b_nd: np.ndarray) -> np.ndarray:
+    return 1 - np.einsum("nd,nd->n", a_nd, b_nd) / (np.linalg.norm(a_nd, axis=1) * np.linalg.norm(b_nd, axis=1))
+
+
+_DISTANCES = (
+    ("pixel difference", _bands, _euclidean),
+    ("embedding cosine", _vectors, _cosine),
+    ("embedding Euclidean", _vectors, _euclidean),
+)
+"""Cosine distance of embeddings is how RaVAEn finds change (Ruzicka et al. 2022, doi:10.1038/s41598-022-19437-5)."""
+
+
+def _number(name: str, values_rn: np.ndarray, known_n: np.ndarray, delta: Delta) -> Measured:
+    before_n, after_n, history_rn = (
+        np.where(known_n, rows, np.nan) for rows in (values_rn[0], values_rn[1], values_rn[2:])
+    )
+    apart_n = after_n - before_n
+    ranked = Measured(name=name, size_n=np.abs(apart_n - np.nanmedian(apart_n)))
+    if delta.design == "none":
+        return ranked
+    years_rn = [*history_rn, *([before_n] if delta.design == "difference" else [])]
+    try:
+        _, tested = judge(before_n, after_n, history_rn, delta.design)
+    except ProbeError:  # the years do not vary
+        return ranked
+    return replace(ranked, size_n=np.abs(tested.t_n), flag_n=_flags(tested.p_n, delta.rate),
+                   unchanged=_unchanged(np.array(years_rn), delta.rate))  # fmt: skip
+
+
+def _distance(name: str, log_rn: np.ndarray, known_n: np.ndarray, delta: Delta) -> Measured:
+    """Judge distances from before: to after, first, by those to the earlier years. Only a larger one is a change."""
+    log_rn = np.where(known_n, log_rn, np.nan)
+    ranked = Measured(name=name, size_n=log_rn[0])
+    if delta.design == "none":
+        return ranked
+    try:
+        tested = fit_null(log_rn[1:]).test(log_rn[0])
+    except ProbeError:
+        return ranked
+    flag_n = _flags(tested.p_n, delta.rate)
+    larger_n = np.where(np.isnan(flag_n), np.nan, (flag_n == 1) & (tested.t_n > 0))
+    return replace(ranked, size_n=tested.t_n, flag_n=larger_n, unchanged=_unchanged(log_rn[1:], delta.rate))
+
+
+def _flags(p_n: np.ndarray, rate: float) -> np.ndarray:
+    q_n = q_values(p_n)
+    return np.where(np.isnan(q_n), np.nan, q_n <= rate)
+
+
+def _unchanged(years_rn: np.ndarray, rate: float) -> float | None:
+    return float(np.mean(false_alarms(years_rn, rate)[1])) if len(years_rn) > MIN_REPLICATES else None
+
+
+def _places(mine: Addresses, wanted: Addresses) -> np.ndarray:
+    """Return the row of each wanted address, -1 where there is none."""
+    order = np.argsort(keys_of(mine))
+    keys = keys_of(mine)[order]
+    at_n = np.minimum(np.searchsorted(keys, keys_of(wanted)), len(keys) - 1)
+    return np.where(keys[at_n] == keys_of(wanted), order[at_n], -1)
+
+
+def _taken(values: np.ndarray, at_n: np.ndarray) -> np.ndarray:
+    taken = values[at_n].astype(np.float64)
+    taken[at_n < 0] = np.nan
+    return taken

@@ -1,0 +1,268 @@
+"""Finished runs as the dates of a change: what forbids to compare them, their scores, and the comparison of all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Self
+
+from geoelle.area import Area, lattices_for
+from geoelle.change_baselines import Measured, baselines, of_delta
+from geoelle.delta import RATE, Delta, Scored, compare
+from geoelle.dense import PatchScores
+from geoelle.embeddings import Embeddings
+from geoelle.errors import FormatError, InputMismatch, SpaceMismatch
+from geoelle.guards import Check, compare_items, refuse
+from geoelle.lattice import Lattice
+from geoelle.probe import Probe
+from geoelle.run import load_manifest
+from geoelle.scores import plain_json
+from geoelle.shipped import probe_of_space, shipped_probes
+
+__all__ = ["Comparison", "Dated", "check_dates", "compare_runs", "fingerprint_of", "probe_of_dates"]
+
+_ALIKE = {"sensor": "plan", "looks": "job", "precision": "job", "dense": "job"}
+"""What all runs have in common, and where their manifest says it. Another number of looks is another rule by which a
+chip is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dated:
+    """One run: where it is, what to call it, its manifest and its items as GeoJSON features."""
+
+    path: Path
+    name: str
+    manifest: Mapping[str, Any]
+    items: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, path: Path, name: str) -> Self:
+        """Read a finished run.
+
+        Raises: FormatError.
+        """
+        manifest = load_manifest(path)
+        try:
+            items = tuple(json.loads((path / "items.json").read_text("utf-8"))["features"])
+        except (OSError, ValueError, KeyError, TypeError) as cause:
+            raise FormatError(f"{path} has no readable items.json ({cause}); run it again with --overwrite") from cause
+        return cls(path=path, name=name, manifest=manifest, items=items)
+
+    @property
+    def is_dense(self) -> bool:
+        """Say whether the run is a dense map: it then holds scores of patches, not their tokens."""
+        job = self.manifest["job"]
+        return bool(job.get("dense")) and not job["loss"]
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.manifest["plan"]["fingerprint"])
+
+    @property
+    def read_chips(self) -> int:
+        return int(self.manifest["counts"]["read"])
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        return tuple(sorted(self.manifest["plan"]["items"]))
+
+    @property
+    def area(self) -> Area:
+        """Return the ground and the dates that the run was asked for."""
+        job = self.manifest["job"]
+        return Area.parse(bbox=None if job["polygon"] else job["bbox"], polygon=job["polygon"], dates=job["dates"])
+
+    @cached_property
+    def chips(self) -> Mapping[Lattice, Embeddings]:
+        """Return the chips by lattice."""
+        return {table.addresses.lattice: table for table in Embeddings.read_each(self.path)}
+
+    def scored(self, probe: Probe) -> dict[Lattice, Scored]:
+        """Return the scores by lattice, of the cells that the run was asked for.
+
+        Raises: SpaceMismatch (the probe is of another space, or did not score the patches).
+        """
+        if not self.is_dense:
+            return {lattice: Scored.of_chips(table, probe) for lattice, table in self.chips.items()}
+        tables = self.patches()
+        if wrong := {table.probe for table in tables} - {probe.digest}:
+            raise SpaceMismatch(
+                f"the patches of {self.path} were scored by another probe ({min(wrong)[:12]}); name that one with "
+                "--probe, or map again with this one"
+            )
+        area, job = self.area, self.manifest["job"]
+        px, gsd_m = tables[0].addresses.lattice.size_px, tables[0].addresses.lattice.gsd_m
+        asked = dict(lattices_for(area, gsd_m, px, px, job["epsg"]))
+        return {
+            table.addresses.lattice: Scored.of_patches(table.at(asked[table.addresses.lattice])) for table in tables
+        }
+
+    def patches(self) -> list[PatchScores]:
+        """Return the scores of patches of a dense map, a table a lattice.
+
+        Raises: FormatError.
+        """
+        by_zone: dict[str, list[Path]] = {}
+        for file in sorted((self.path / "dense").glob("part-*.parquet")):
+            by_zone.setdefault(file.name.partition("_")[0], []).append(file)
+        if not by_zone:
+            raise FormatError(f"{self.path} has no scores of patches; map it again with --dense --overwrite")
+        return [PatchScores.read(files) for files in by_zone.values()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two dates compared, zone by zone, with all that was checked; nothing is written yet."""
+
+    before: Dated
+    after: Dated
+    history: tuple[Dated, ...]
+    probe: Probe
+    rate: float
+    zones: Mapping[Lattice, Delta]
+    measures: Mapping[Lattice, tuple[Measured, ...]]
+    checks: Mapping[str, tuple[Check, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def dates(self) -> tuple[Dated, ...]:
+        return (self.before, self.after, *self.history)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides the change."""
+        return fingerprint_of([run.fingerprint for run in self.dates], self.probe, self.rate)
+
+    def to_dict(self, home: Path | None = None) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints; runs inside `home` are named from there."""
+        return plain_json({
+            "dates": [{"name": run.name, "run": _named(run.path, home), "items": list(run.item_ids),
+                       "fingerprint": run.fingerprint} for run in self.dates],
+            "rate": self.rate,
+            "zones": {self.stem(lattice): _numbers(found) for lattice, found in self.zones.items()},
+            "checks": {pair: [check.to_dict() for check in checks] for pair, checks in self.checks.items()},
+            "notes": list(self.notes),
+            "fingerprint": self.fingerprint,
+        })  # fmt: skip
+
+    def stem(self, lattice: Lattice) -> str:
+        """Return the base name of the files of a zone."""
+        return "delta" if len(self.zones) == 1 else f"delta_{lattice.epsg}"
+
+
+def fingerprint_of(runs: Sequence[str], probe: Probe, rate: float) -> str:
+    """Return a hash of the fingerprints of the runs, the earlier years last, of the probe and the rate."""
+    basis = {"runs": list(runs), "probe": probe.digest, "rate": rate, "geoelle": version("geoelle")}
+    return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+
+
+def compare_runs(
+    before: Dated, after: Dated, history: Sequence[Dated] = (), *, probe: Path | None = None, rate: float = RATE,
+    notes: Sequence[str] = (),
+) -> Comparison:  # fmt: skip
+    """Score and compare finished runs; writes nothing.
+
+    A year of the history in which no chip could be read is left out, and said.
+
+    Raises: InputMismatch, SpaceMismatch, AreaError, ProbeError, FormatError.
+    """
+    empty = [run for run in history if not run.read_chips]
+    notes = (*notes, *(f"{run.name} has no clear chip and was left out of the history" for run in empty))
+    history = tuple(run for run in history if run.read_chips)
+    every = (before, after, *history)
+    checks = check_dates(before, after, history)
+    used = probe_of_dates(every, probe)
+    scored = [run.scored(used) for run in every]
+    zones, measures = {}, {}
+    for lattice in [lattice for lattice in scored[0] if lattice in scored[1]]:
+        held = [i for i, tables in enumerate(scored) if lattice in tables]
+        before_after, rest = [scored[i][lattice] for i in held[:2]], [scored[i][lattice] for i in held[2:]]
+        zones[lattice] = found = compare(*before_after, rest, rate=rate)
+        chips = None if before.is_dense else [every[i].chips[lattice] for i in held]
+        measures[lattice] = (of_delta(found), *baselines(found, [*before_after, *rest], chips))
+    if not zones:
+        raise InputMismatch(
+            f"{before.path} and {after.path} share no lattice; make both of one area, --crs and --stride"
+        )
+    return Comparison(
+        before=before, after=after, history=history, probe=used, rate=rate, zones=zones, measures=measures,
+        checks=checks,
+        notes=(*notes, *_differences(checks)),
+    )  # fmt: skip
+
+
+def probe_of_dates(dates: Sequence[Dated], path: Path | None) -> Probe:
+    """Return the probe named, else the one that ships for the space of the dates.
+
+    Raises: ProbeError, SpaceMismatch.
+    """
+    if path is not None:
+        return Probe.load(path)
+    if not dates[0].is_dense:
+        return probe_of_space(next(iter(dates[0].chips.values())).header.space)
+    digest = dates[0].patches()[0].probe
+    if probe := next((probe for probe in shipped_probes() if probe.digest == digest), None):
+        return probe
+    raise SpaceMismatch(f"{dates[0].path} was mapped with a probe that does not ship; name it with --probe")
+
+
+def check_dates(before: Dated, after: Dated, history: Sequence[Dated]) -> dict[str, tuple[Check, ...]]:
+    """Compare how all dates were seen, each with the date after; the checks by name of the pair.
+
+    Raises: InputMismatch (another sensor, rule of looks or precision, a shared item, or conditions that are refused).
+    """
+    every = (before, after, *history)
+    for one, other in combinations(every, 2):
+        for key, where in _ALIKE.items():
+            pair = [run.manifest[where].get(key) for run in (one, other)]
+            if pair[0] != pair[1]:
+                raise InputMismatch(
+                    f"{one.path} and {other.path} differ in {key} ({pair[0]}, {pair[1]}); make both in the same way"
+                )
+        if shared := set(one.item_ids) & set(other.item_ids):
+            raise InputMismatch(
+                f"{one.path} and {other.path} share an item ({min(shared)}), so they are not two dates; choose dates "
+                "that do not overlap"
+            )
+    checks = {}
+    for run in (before, *history):
+        pair = f"{run.name} and {after.name}"
+        checks[pair] = compare_items(_used(run), _used(after))
+        refuse(checks[pair], pair=pair)
+    return checks
+
+
+def _numbers(delta: Delta) -> dict[str, Any]:
+    null, tested = delta.null, delta.tested
+    return {
+        "design": delta.design, "counts": delta.counts, "shift": delta.shift,
+        "unchanged": None if delta.unchanged is None else asdict(delta.unchanged),
+        "null": None if null is None else {"shifts": null.shifts_r.tolist(), "prior": asdict(null.prior),
+                                           "years": len(null.shifts_r), "tested_shift": tested.shift},
+    }  # fmt: skip
+
+
+def _differences(checks: Mapping[str, Sequence[Check]]) -> tuple[str, ...]:
+    """Word the warnings of all pairs, those that several pairs share once."""
+    told: dict[str, list[str]] = {}
+    for pair, found in checks.items():
+        for check in found:
+            if check.verdict == "warn":
+                told.setdefault(check.sentence().replace(" before,", ",").replace(" after;", ";"), []).append(pair)
+    return tuple(f"{'; '.join(pairs)} differ in {sentence}" for sentence, pairs in told.items())
+
+
+def _named(path: Path, home: Path | None) -> str:
+    inside = home is not None and path.is_relative_to(home)
+    return (path.relative_to(home) if inside else path).as_posix()
+
+
+def _used(run: Dated) -> list[Mapping[str, Any]]:
+    ids = set(run.item_ids)
+    return [item for item in run.items if item["id"] in ids]

@@ -1,0 +1,295 @@
+"""Join the difficulty of two dates on its addresses, and judge the change by earlier years: tables in, arrays out.
+
+Delta is difficulty after less difficulty before, on the linear scale of the probe: of a probe of log-loss the logarithm
+of a ratio. Its null is the same season of earlier years, a table a year. Where before and after are of one season the
+difference is compared with the differences that years make; where they are not, Delta holds the season as well, and the
+test is of the date after against other years of its own season.
+
+The area of applicability gates the date before and the history. It does not gate the date after: a burn scar should
+look unlike anything before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal, Self
+
+import numpy as np
+
+from geoelle.change import MIN_REPLICATES, Null, Tested, false_alarms, fit_null, q_values
+from geoelle.dense import PatchScores
+from geoelle.embeddings import Embeddings
+from geoelle.errors import AreaError, ProbeError, SpaceMismatch
+from geoelle.lattice import Addresses
+from geoelle.measures import percentiles
+from geoelle.patches import keys_of
+from geoelle.probe import Probe
+
+__all__ = ["RATE", "SEASON_DAYS", "STATES", "Delta", "Design", "Scored", "Unchanged", "compare", "judge", "season_gap"]
+
+RATE = 0.1
+"""Of the flagged cells, the share that may be false."""
+SEASON_DAYS = 45.0
+"""Days of the year that two dates of one season may be apart, at most."""
+_YEAR = 365.2425
+_APART_DAYS = 180.0
+"""Years that are replicates lie further apart."""
+STATES = ("judged", "outside", "gated", "short history", "no look before", "no look after")
+"""`outside`: judged, but the date after is outside the area of applicability. `gated`: not judged, the date before is.
+`short history`: not judged, fewer than two earlier years have the cell (all cells, where no history is given)."""
+
+Design = Literal["none", "difference", "departure"]
+_PARTS = ("difficulty_n", "complexity_n", "inside_n", "days_n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scored:
+    """What a probe says of the cells of one date, all float64 (n,), NaN where a cell was not seen.
+
+    `difficulty_n` and `complexity_n` are on the probe's linear scale; `inside_n` is 1 in the area of applicability,
+    else 0; `days_n` are days since 1970-01-01. `complexity_n` and `inside_n` are None where the probe cannot tell.
+    `probe` is the digest.
+    """
+
+    addresses: Addresses
+    difficulty_n: np.ndarray
+    days_n: np.ndarray
+    probe: str
+    complexity_n: np.ndarray | None = None
+    inside_n: np.ndarray | None = None
+
+    @classmethod
+    def of_chips(cls, table: Embeddings, probe: Probe) -> Self:
+        """Score chips.
+
+        Raises: SpaceMismatch (the probe is of another space, or knows other pixel features).
+        """
+        probe.check_space(table.header.space)
+        days_n = (table.times_n - np.datetime64("1970-01-01", "s")) / np.timedelta64(1, "D")
+        inside_n = None if probe.reach is None else probe.reach.inside(probe.reach.dissimilarity(table.vectors_nd))
+        return cls(
+            addresses=table.addresses, difficulty_n=probe.score_raw(table.vectors_nd),
+            complexity_n=_complexity(table, probe), days_n=np.where(table.valid_n, days_n, np.nan),
+            probe=probe.digest, inside_n=None if inside_n is None else inside_n.astype(np.float64),
+        )  # fmt: skip
+
+    @classmethod
+    def of_patches(cls, table: PatchScores) -> Self:
+        """Take the scores of patches as they are; a dense probe has no area of applicability."""
+        return cls(
+            addresses=table.addresses, difficulty_n=table.mean_n, complexity_n=table.complexity_n.astype(np.float64),
+            days_n=table.days_n.astype(np.float64), probe=table.probe,
+        )  # fmt: skip
+
+    def at(self, addresses: Addresses) -> Self:
+        """Return the rows of these addresses, in their order; NaN for those there are not.
+
+        Raises: AreaError (another lattice).
+        """
+        if addresses.lattice != self.addresses.lattice:
+            pair = f"{self.addresses.lattice}, {addresses.lattice}"
+            raise AreaError(f"dates lie on two lattices ({pair}); give runs of one model, --stride and --crs")
+        order = np.argsort(keys_of(self.addresses))
+        mine, wanted = keys_of(self.addresses)[order], keys_of(addresses)
+        place = np.minimum(np.searchsorted(mine, wanted), max(len(mine) - 1, 0))
+        held = mine[place] == wanted if len(mine) else np.zeros(len(wanted), bool)
+        taken = {}
+        for name in _PARTS:
+            if (array := getattr(self, name)) is not None:
+                taken[name] = np.full(len(addresses), np.nan)
+                taken[name][held] = array[order[place[held]]]
+        return replace(self, addresses=addresses, **taken)
+
+    @property
+    def day(self) -> float:
+        """Return the median day, days since 1970-01-01; NaN where no cell was seen or none has a time."""
+        seen = self.days_n[np.isfinite(self.days_n)]
+        return float(np.median(seen)) if seen.size else float("nan")
+
+    @property
+    def gated_n(self) -> np.ndarray:
+        """Return the difficulty where the probe applies, NaN elsewhere."""
+        return self.difficulty_n if self.inside_n is None else np.where(self.inside_n > 0, self.difficulty_n, np.nan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unchanged:
+    """What the same test says of years in which nothing is looked for, each judged by the others.
+
+    `shares` are the shares of cells flagged, a year each, the earliest first; `below` the share of p under 0.05, which
+    is 0.05 where p holds.
+    """
+
+    shares: tuple[float, ...]
+    below: float
+
+    @property
+    def maps(self) -> int:
+        """Return how many of the years have any flag."""
+        return sum(share > 0 for share in self.shares)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Delta:
+    """The change of every cell, all float64 (n,), NaN where it is not known.
+
+    `sign_n` is that of the change less the shift of the whole map, -1 where the ground became easier. `rank_n` is the
+    percentile of its size. `state_n` counts `STATES`. `tested`, `q_n` and `flag_n` are None without a history, and then
+    there is a ranking and nothing is claimed. `shift` is the median Delta; `unchanged` is None for fewer than three
+    years that can be judged by each other.
+    """
+
+    addresses: Addresses
+    delta_n: np.ndarray
+    excess_n: np.ndarray | None
+    sign_n: np.ndarray
+    rank_n: np.ndarray
+    state_n: np.ndarray
+    days_n2: np.ndarray
+    shift: float
+    design: Design
+    rate: float
+    null: Null | None = None
+    tested: Tested | None = None
+    q_n: np.ndarray | None = None
+    flag_n: np.ndarray | None = None
+    unchanged: Unchanged | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Count the cells of every state, and the flagged ones."""
+        counts = {name: int((self.state_n == i).sum()) for i, name in enumerate(STATES)}
+        return counts if self.flag_n is None else counts | {"flagged": int(np.nansum(self.flag_n))}
+
+
+def compare(before: Scored, after: Scored, history: Sequence[Scored] = (), *, rate: float = RATE) -> Delta:
+    """Compare two dates cell by cell, judged by `history`, earlier years of the season of `after`.
+
+    Cells are those of either date, by row, then column.
+
+    Raises: SpaceMismatch (two probes), AreaError (two lattices), ProbeError (dates in the wrong order or season, no
+    cell seen on both, or a history of one year).
+    """
+    every = (before, after, *history)
+    if len({table.probe for table in every}) > 1:
+        raise SpaceMismatch("dates were scored by two probes; score all with one (--probe)")
+    design = _design(before, after, history)
+    cells = _union(before.addresses, after.addresses)
+    before, after, *history = (table.at(cells) for table in every)
+    delta_n = after.difficulty_n - before.difficulty_n
+    if not np.isfinite(delta_n).any():
+        raise ProbeError(f"no cell of {len(cells)} was seen before and after; choose clearer dates, or one place")
+    shift = float(np.nanmedian(delta_n))
+    years_rn, tested, null = _years(before, after, history, design), None, None
+    if design != "none":
+        null, tested = judge(before.gated_n, after.difficulty_n, np.array([y.gated_n for y in history]), design)
+    q_n = None if tested is None else q_values(tested.p_n)
+    size_n = delta_n - shift if tested is None else tested.t_n
+    complexity = None if before.complexity_n is None else after.complexity_n - before.complexity_n
+    return Delta(
+        addresses=cells, delta_n=delta_n, excess_n=None if complexity is None else delta_n - complexity,
+        sign_n=np.sign(np.where(np.isfinite(size_n), size_n, delta_n - shift)), rank_n=percentiles(np.abs(size_n)),
+        state_n=_states(before, after, null), days_n2=np.stack([before.days_n, after.days_n], axis=1), shift=shift,
+        design=design, rate=rate, null=null, tested=tested, q_n=q_n,
+        flag_n=None if q_n is None else np.where(np.isnan(q_n), np.nan, q_n <= rate), unchanged=_judge(years_rn, rate),
+    )  # fmt: skip
+
+
+def judge(before_n: np.ndarray, after_n: np.ndarray, history_rn: np.ndarray, design: Design) -> tuple[Null, Tested]:
+    """Test one number a cell by its history, as `design` says; NaN where the date before has none.
+
+    Raises: ProbeError (a history too short).
+    """
+    null = fit_null(history_rn)
+    tested = null.test(after_n, before_n if design == "difference" else None)
+    known_n = np.isfinite(before_n)
+    masked = {name: np.where(known_n, getattr(tested, name), np.nan) for name in ("t_n", "p_n", "dof_n")}
+    return null, replace(tested, **masked)
+
+
+def season_gap(one: float, other: float) -> float:
+    """Return how many days of the year two days (since 1970-01-01) are apart, 0 to 183.
+
+    >>> round(season_gap(0.0, 2 * 365.2425 - 10))
+    10
+    """
+    apart = abs(one - other) % _YEAR
+    return min(apart, _YEAR - apart)
+
+
+def _design(before: Scored, after: Scored, history: Sequence[Scored]) -> Design:
+    if before.day >= after.day:
+        raise ProbeError(f"the date before ({_date(before.day)}) is not before {_date(after.day)}; swap them")
+    days = sorted(table.day for table in history)  # NaN sorts anyhow, and is refused below
+    if not days:
+        return "none"
+    if len(days) < MIN_REPLICATES:
+        raise ProbeError(
+            f"a history of {len(days)} year leaves no spread to judge by; give {MIN_REPLICATES} earlier years, better "
+            "4 or more, or none for a ranking without p-values"
+        )
+    if np.isnan([before.day, after.day, *days]).any():
+        raise ProbeError("one of the dates has no clear look, or no time; choose clearer dates, and give arrays a time")
+    for day in days:
+        if season_gap(day, after.day) > SEASON_DAYS:
+            raise ProbeError(
+                f"the history of {_date(day)} is of another season than {_date(after.day)} (more than {SEASON_DAYS:g} "
+                "days of the year apart); give the same season of earlier years"
+            )
+    same = season_gap(before.day, after.day) <= SEASON_DAYS
+    taken = sorted([*days, after.day, *([before.day] if same else [])])
+    if any(b - a < _APART_DAYS for a, b in pairwise(taken)):
+        told = ", ".join(map(_date, taken))
+        raise ProbeError(f"two of the dates are of one year ({told}); years are the replicates, give each once")
+    if days[-1] > before.day:
+        raise ProbeError(f"the history of {_date(days[-1])} is after {_date(before.day)}; give earlier years")
+    return "difference" if same else "departure"
+
+
+def _years(before: Scored, after: Scored, history: Sequence[Scored], design: Design) -> np.ndarray:
+    """Return the years that are judged by each other, (r, n): the history, and the date before if of its season."""
+    every = [*history, *([before] if design == "difference" else [])]
+    every.sort(key=lambda table: table.day)
+    return np.array([table.gated_n for table in every])
+
+
+def _judge(years_rn: np.ndarray, rate: float) -> Unchanged | None:
+    if len(years_rn) <= MIN_REPLICATES:
+        return None
+    p_rn, shares_r = false_alarms(years_rn, rate)
+    below = float((p_rn[np.isfinite(p_rn)] < 0.05).mean())
+    return Unchanged(shares=tuple(shares_r.tolist()), below=below)
+
+
+def _states(before: Scored, after: Scored, null: Null | None) -> np.ndarray:
+    """Return the state of each cell; of several the one that decides."""
+    state_n = np.zeros(len(before.addresses))
+    if after.inside_n is not None:
+        state_n[after.inside_n == 0] = STATES.index("outside")
+    state_n[True if null is None else ~np.isfinite(null.sd_n)] = STATES.index("short history")
+    state_n[np.isnan(before.gated_n)] = STATES.index("gated")
+    state_n[np.isnan(after.difficulty_n)] = STATES.index("no look after")
+    state_n[np.isnan(before.difficulty_n)] = STATES.index("no look before")
+    return state_n
+
+
+def _union(one: Addresses, other: Addresses) -> Addresses:
+    if one.lattice != other.lattice:
+        pair = f"{one.lattice}, {other.lattice}"
+        raise AreaError(f"dates lie on two lattices ({pair}); give runs of one model, --stride and --crs")
+    every = one.concat(other)
+    return every[np.unique(keys_of(every), return_index=True)[1]]
+
+
+def _complexity(table: Embeddings, probe: Probe) -> np.ndarray | None:
+    if probe.pixels is None or table.features_nf is None:
+        return None
+    if table.header.feature_names != probe.feature_names:
+        raise SpaceMismatch("the probe knows other pixel features than the run has; embed again with this geoelle")
+    return np.asarray(probe.pixels(table.features_nf), np.float64)
+
+
+def _date(day: float) -> str:
+    return str(np.datetime64("1970-01-01") + int(day))

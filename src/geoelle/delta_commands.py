@@ -1,0 +1,131 @@
+"""The command about change: from two runs, or from an area and two windows of dates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoelle import console
+from geoelle.errors import GeoelleError
+from geoelle.options import job_of, model_options, output_options, place_options
+
+if TYPE_CHECKING:
+    from geoelle.dated import Comparison
+
+__all__ = ["delta"]
+
+_OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights", "epsg", "stride_px", "dense")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@place_options
+@click.option("--before", metavar="DATES", help="Window before, with --bbox: 2024-06, 2024-06-01 or A/B of these.")
+@click.option("--after", metavar="DATES", help="Window after.")
+@click.option(
+    "--history",
+    multiple=True,
+    metavar="N | RUN",
+    help="Earlier years to judge by: how many of the window after, or with RUNS a run each. Without: no test.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the flagged cells that may be false.",
+)
+@click.option("--probe", type=click.Path(path_type=Path), help="Default: the probe that ships with the model.")
+@click.option(
+    "--evaluate",
+    "labels",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="LABELS",
+    help="GeoJSON or GeoParquet of polygons that changed: score Delta and every baseline against them.",
+)
+@click.option("--dense", is_flag=True, help="One cell a patch, with --bbox. Needs its own probe.")
+@model_options
+@output_options
+def delta(runs: tuple[Path, ...], **options: Any) -> None:
+    """Write a change map: where difficulty changed between two dates, at a stated false-alarm rate.
+
+    Takes two finished runs, before and after, or an area and two windows of dates. Both signs count: ground often gets
+    easier in a disaster.
+
+    \b
+    Examples:
+      geoelle delta before/ after/ --history y2018/ --history y2017/ -o change/
+      geoelle delta --bbox 22.147,45.201,22.157,45.209 --before 2019-08 --after 2020-08 --history 4 --catalog demo -o a/
+    """
+    _of_runs(runs, options) if runs else _of_area(options)
+
+
+def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
+    from geoelle.dated import Dated, compare_runs
+    from geoelle.delta_product import claim
+
+    if len(runs) != 2:
+        raise click.UsageError("give two runs, before and after, or none and --bbox, --before and --after")
+    if given := [f"--{name}" for name in _OF_AREAS if options[name]]:
+        raise click.UsageError(f"{', '.join(given)} are of an area, not of runs")
+    history = [Dated.read(Path(path), f"history {i}") for i, path in enumerate(options["history"], start=1)]
+    pair = (Dated.read(path, name) for path, name in zip(runs, ("before", "after"), strict=True))
+    found = compare_runs(*pair, history, probe=options["probe"], rate=options["rate"])
+    if options["dry_run"]:
+        console.show(found.to_dict(), options["as_json"])
+        return
+    claim(options["out"], found.fingerprint, overwrite=options["overwrite"])
+    _write(found, options)
+
+
+def _of_area(options: dict[str, Any]) -> None:
+    from geoelle.dated import Dated, compare_runs, fingerprint_of
+    from geoelle.delta_plan import embed_windows, plan_windows
+    from geoelle.delta_product import claim
+    from geoelle.plan import ASK_BYTES
+    from geoelle.products import probe_for
+
+    if not options["before"] or not options["after"]:
+        raise click.UsageError("give two runs, or an area with --before and --after")
+    windows = plan_windows(job_of(options | {"dates": options["after"]}, dense=options["dense"]), options["before"],
+                           _years(options["history"]))  # fmt: skip
+    probe = probe_for(windows.plans["after"], options["probe"])
+    if options["dry_run"]:
+        console.show(windows.to_dict(), options["as_json"])
+        return
+    if windows.bytes > ASK_BYTES and not options["yes"]:
+        raise GeoelleError(
+            f"the plan reads about {console.human_bytes(windows.bytes)}, more than {console.human_bytes(ASK_BYTES)}; "
+            "add --yes to go on, or make --bbox smaller"
+        )
+    out, overwrite = options["out"], options["overwrite"]
+    name = fingerprint_of([plan.fingerprint for plan in windows.plans.values()], probe, options["rate"])
+    claim(out, name, overwrite=overwrite)
+    with console.progress(options["as_json"]) as report:
+        folders = embed_windows(windows, out, probe, overwrite=overwrite, progress=report)
+    before, after, *history = (Dated.read(path, name) for name, path in folders.items())
+    found = compare_runs(before, after, history, probe=options["probe"], rate=options["rate"], notes=windows.notes)
+    _write(found, options)
+
+
+def _years(given: tuple[str, ...]) -> int:
+    if not given:
+        return 0
+    if len(given) > 1 or not given[0].isdigit():
+        raise click.UsageError(f"--history {' '.join(given)} is no count of years; runs are for a change of two runs")
+    return int(given[0])
+
+
+def _write(found: Comparison, options: dict[str, Any]) -> None:
+    from geoelle.delta_product import write_delta
+
+    product = write_delta(found, options["out"], labels=options["labels"])
+    if options["as_json"]:
+        console.print_json(product.to_dict())
+        return
+    for line in product.lines:
+        console.talk(line)
+    for path in product.files:
+        click.echo(path)

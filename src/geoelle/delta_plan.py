@@ -1,0 +1,127 @@
+"""Make the runs that a change is read from: before, after and earlier years, each a run of its own in one directory.
+
+    out/  before/  after/  history-1/  history-2/ ...
+
+Every run is resumed as any other is. A history is the window after, so many years earlier: the change is judged in the
+season in which it is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from geoelle.area import Area
+from geoelle.change import MIN_REPLICATES
+from geoelle.errors import AreaError, CatalogError, FormatError, NoItems, ProbeError
+from geoelle.plan import Job, Plan, make_plan
+from geoelle.probe import Probe
+from geoelle.run import Progress, finish, load_manifest, run_embed
+
+__all__ = ["Windows", "embed_windows", "plan_windows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """The plans of all runs by name, before and after first, and what was left out."""
+
+    plans: dict[str, Plan]
+    notes: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Estimate the uncompressed bytes to read."""
+        return sum(plan.bytes for plan in self.plans.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints."""
+        return {
+            "runs": {name: plan.to_dict() for name, plan in self.plans.items()},
+            "bytes": self.bytes,
+            "notes": list(self.notes),
+        }
+
+
+def plan_windows(job: Job, before: str, years: int) -> Windows:
+    """Plan the window of the job as the date after, `before` of the same ground, and earlier years of the window after.
+
+    These end before the window before begins. A year without an item is left out, and said.
+
+    Raises: AreaError (windows that overlap), NoItems (before or after), ProbeError (fewer than two years are left),
+    CatalogError, ModelError.
+    """
+    after = job.area
+    ground = {"polygon": after.polygon} if after.polygon is not None else {"bbox": after.bbox}
+    first = Area.parse(**ground, dates=before)
+    if first.end >= after.start:
+        raise AreaError(
+            f"the windows overlap, or are in the wrong order ({first.dates}, {after.dates}); --before ends first"
+        )
+    plans = {name: _plan(name, job, area) for name, area in (("before", first), ("after", after))}
+    notes: list[str] = []
+    since = next(back for back in count(1) if _earlier(after.end, back) < first.start)
+    for number in range(1, years + 1):
+        start, end = (_earlier(moment, since + number - 1) for moment in (after.start, after.end))
+        area, name = replace(after, start=start, end=end), f"history-{number}"
+        try:
+            plans[name] = _plan(name, job, area)
+        except NoItems:
+            notes.append(f"{name} ({area.dates}) was left out: the catalogue has no item of it")
+    if years and (left := len(plans) - 2) < MIN_REPLICATES:
+        raise ProbeError(
+            f"of {years} earlier years {left} can be used ({'; '.join(notes)}); give a longer --history, or none for a "
+            "ranking without p-values"
+        )
+    return Windows(plans=plans, notes=tuple(notes))
+
+
+def embed_windows(
+    windows: Windows, out: Path, probe: Probe, *, overwrite: bool = False, progress: Progress | None = None
+) -> dict[str, Path]:
+    """Make every run that is not there yet; return their directories by name. `overwrite` replaces other runs.
+
+    Raises: as `run_embed`.
+    """
+    made = {}
+    for name, plan in windows.plans.items():
+        made[name] = folder = out / name
+        if _is_done(folder, plan):
+            continue
+        outcome = run_embed(
+            plan, folder, overwrite=overwrite, progress=_named(name, progress), probe=probe if plan.job.dense else None
+        )
+        told = {"probe": {"digest": probe.digest, "space": dict(probe.space)}} if plan.job.dense else {}
+        finish(outcome, plan, [], told)
+    return made
+
+
+def _plan(name: str, job: Job, area: Area) -> Plan:
+    try:
+        return make_plan(replace(job, area=area), cells_for_map=True)
+    except NoItems as cause:
+        raise NoItems(f"{name}: {cause}") from cause
+    except CatalogError as cause:
+        raise CatalogError(f"{name}: {cause}") from cause
+
+
+def _earlier(moment: datetime, years: int) -> datetime:
+    """Return the same day so many years earlier, 28 for 29 February."""
+    try:
+        return moment.replace(year=moment.year - years)
+    except ValueError:
+        return moment.replace(year=moment.year - years, day=28)
+
+
+def _is_done(folder: Path, plan: Plan) -> bool:
+    try:
+        return load_manifest(folder)["plan"]["fingerprint"] == plan.fingerprint
+    except FormatError:
+        return False
+
+
+def _named(name: str, progress: Progress | None) -> Callable[[int, int, str], None] | None:
+    return None if progress is None else lambda done, total, part: progress(done, total, f"{name}, {part}")

@@ -1,0 +1,285 @@
+"""Write a change of finished runs: rasters, style, alerts, picture, page, item, and last the manifest.
+
+    out/  plan.json  delta.tif  delta.zarr  delta.qml  delta.png  alerts.parquet  alerts.geojson  report.html  item.json
+          run.json
+
+`plan.json` is written first and names the comparison by its fingerprint; `run.json` is written last. One raster a zone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from geoelle.alert_pictures import alert_pictures
+from geoelle.alerts import alerts_of, join_alerts, to_geojson
+from geoelle.dated import Comparison, Dated
+from geoelle.delta_bands import DeltaBands
+from geoelle.detection import Detection, blocks_of, detect, read_truth
+from geoelle.errors import GeoelleError
+from geoelle.files import sha256, write_bytes
+from geoelle.item import ItemFacts, OutputFile, SourceItem, write_item
+from geoelle.lattice import Lattice
+from geoelle.models import model_card
+from geoelle.products import COG, ZARR, scene_of
+from geoelle.quicklook import CREDIT, MapText
+from geoelle.raster import geobox_of, paint, write_cog, write_zarr
+from geoelle.report import GalleryFacts, Picture, change_report, map_pictures
+from geoelle.style import write_qml
+from geoelle.thumbnails import Imagery
+
+__all__ = ["DeltaProduct", "claim", "write_delta"]
+
+_FORMAT = "geoelle-delta", 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PRODUCT = re.compile(
+    r"((delta|report|item)(_\d+)?|alerts)\.(tif|tif\.aux\.xml|zarr|qml|png|html|json|parquet|geojson)"
+)
+_TEMPORARY = ".*.tmp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaProduct:
+    """A finished change: its directory, files, and what is worth saying aloud."""
+
+    out: Path
+    files: tuple[Path, ...]
+    lines: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"out": str(self.out), "files": [str(f) for f in self.files], "lines": list(self.lines), **self.facts}
+
+
+def claim(out: Path, fingerprint: str, *, overwrite: bool = False) -> None:
+    """Take a directory for a comparison, or go on with it.
+
+    Raises: GeoelleError (it holds something else, or is finished and `overwrite` is false).
+    """
+    marker = out / "plan.json"
+    if out.exists() and not out.is_dir():
+        raise GeoelleError(f"output {out} is a file; name a directory with -o")
+    owner = _owner(marker)
+    if owner is None and out.is_dir() and any(not path.match(_TEMPORARY) for path in out.iterdir()):
+        raise GeoelleError(f"output {out} holds other files and no change; name a new directory with -o")
+    finished = (out / "run.json").is_file()
+    if owner and (finished or owner != fingerprint) and not overwrite:
+        state = "a finished change" if finished else "an unfinished change of another command"
+        raise GeoelleError(f"output {out} holds {state}; use another -o, or --overwrite to replace it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "run.json").unlink(missing_ok=True)  # a crash from here on leaves an unfinished change
+        for path in [p for p in out.iterdir() if _PRODUCT.fullmatch(p.name) or p.match(_TEMPORARY)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        plan = {"format": _FORMAT[0], "version": _FORMAT[1], "fingerprint": fingerprint}
+        write_bytes(marker, _json(plan), overwrite=True)
+    except OSError as cause:
+        raise GeoelleError(f"output {out} cannot be made ({cause.strerror}); name a writable place with -o") from cause
+
+
+def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> DeltaProduct:
+    """Write all files of a comparison into a claimed directory, the manifest last; over older ones.
+
+    With `labels`, polygons of what changed, Delta and every baseline are scored against them.
+
+    Raises: FormatError (labels that cannot be read, or of other ground).
+    """
+    scored = {lattice: _evaluated(found, lattice, labels) for lattice in found.zones}
+    files: list[Path] = []
+    alerts = []
+    for lattice, delta in found.zones.items():
+        alerts.append(alerts_of(delta, items_before=found.before.item_ids, items_after=found.after.item_ids))
+        sides = [(_imagery(run), list(run.chips.values())) for run in (found.before, found.after)]
+        sheets = alert_pictures(alerts[-1], sides, credit=_credit(found))
+        bands = DeltaBands(delta=delta, probe=found.probe)
+        files += _write_zone(found, bands, lattice, out, scored[lattice], sheets)
+    table = join_alerts(alerts)
+    if any(delta.flag_n is not None for delta in found.zones.values()):
+        table.to_parquet(out / "alerts.parquet")
+        files += [out / "alerts.parquet", write_bytes(out / "alerts.geojson", to_geojson(table), overwrite=True)]
+    facts = found.to_dict(out) | {"alerts": len(table), "measures": _measured(found, scored)}
+    inside = [f for path in files for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
+    manifest = {
+        "format": _FORMAT[0], "version": _FORMAT[1], **facts,
+        "probe": {"digest": found.probe.digest, "space": dict(found.probe.space), "scores": dict(found.probe.scores)},
+        "versions": {name: version(name) for name in ("geoelle", "rasterio", "numpy", "scipy")},
+        "sha256": {f.relative_to(out).as_posix(): sha256(f) for f in sorted(inside)},
+    }  # fmt: skip
+    files.append(write_bytes(out / "run.json", _json(manifest), overwrite=True))
+    lines = [line for delta in found.zones.values() for line in DeltaBands(delta=delta, probe=found.probe).sentences()]
+    told = f"{len(table):,} alerts, {table['area_km2'].sum():.3g} km²"
+    return DeltaProduct(out=out, files=tuple(files), lines=(*lines, *found.notes, told), facts=facts)
+
+
+def _write_zone(
+    found: Comparison, bands: DeltaBands, lattice: Lattice, out: Path, scored: _Scored, sheets: Sequence[Picture]
+) -> list[Path]:
+    """Write the files of one zone beside each other; the STAC item last, since it holds their hashes."""
+    stem, delta, units = out / found.stem(lattice), bands.delta, tuple(bands.units.values())
+    raster, shown = paint(delta.addresses, bands.values()), paint(delta.addresses, bands.drawn())
+    ramps = bands.ramps(shown)
+    texts = {"descriptions": tuple(bands.units), "units": units, "tags": _tags(found, bands), "overwrite": True}
+    pictures = _pictures(found, bands, lattice, shown)
+    written = [
+        ("delta", write_cog(raster, stem.with_suffix(".tif"), **texts), COG, "data", "Change map"),
+        ("zarr", write_zarr(raster, stem.with_suffix(".zarr"), **texts), ZARR, "data", "The same map as Zarr"),
+        ("style", write_qml(stem.with_suffix(".qml"), ramps["delta"], overwrite=True), "application/xml", "metadata",
+         "QGIS style"),
+        ("overview", write_bytes(stem.with_suffix(".png"), pictures[0].png, overwrite=True), "image/png", "overview",
+         "Quicklook"),
+    ]  # fmt: skip
+    page = change_report(_facts(found, bands, lattice, [path for _, path, *_ in written], scored), [*pictures, *sheets])
+    report = stem.with_name(stem.name.replace("delta", "report") + ".html")
+    written.append(("report", write_bytes(report, page.encode(), overwrite=True), "text/html", "metadata", "Report"))
+    files = [
+        OutputFile(key=key, path=path, media_type=kind, roles=(role,), title=title, is_raster=role == "data")
+        for key, path, kind, role, title in written
+    ]
+    start, end = (_EPOCH + timedelta(days=int(d)) for d in (np.nanmin(delta.days_n2), np.nanmax(delta.days_n2)))
+    item = write_item(
+        stem.with_name(stem.name.replace("delta", "item") + ".json"),
+        ItemFacts(id=stem.name, start=start, end=end, descriptions=tuple(bands.units), units=units,
+                  properties={"geoelle:space": dict(found.probe.space), "geoelle:counts": delta.counts}),
+        raster, files=files, sources=[SourceItem(id=name, href=None) for run in found.dates for name in run.item_ids],
+        overwrite=True,
+    )  # fmt: skip
+    return [*(file.path for file in files), item]
+
+
+_Scored = tuple[float, tuple[Detection, ...]] | None
+"""Prevalence, and a score a measure; None without labels."""
+
+
+def _evaluated(found: Comparison, lattice: Lattice, labels: Path | None) -> _Scored:
+    if labels is None:
+        return None
+    cells = found.zones[lattice].addresses
+    truth_n, block_n = read_truth(labels, cells), blocks_of(cells)
+    known_n = np.isfinite(found.measures[lattice][0].size_n)
+    scores = tuple(detect(each.size_n, truth_n, block_n, each.flag_n) for each in found.measures[lattice])
+    return float(truth_n[known_n].mean()), scores
+
+
+def _imagery(run: Dated) -> Imagery:
+    sensor = run.manifest["job"]["sensor"] or run.manifest["plan"]["sensor"]
+    return Imagery(items=run.path / "items.json", sensor=sensor, area=run.area)
+
+
+def _rows(found: Comparison, lattice: Lattice, scored: _Scored) -> tuple[dict[str, object], ...]:
+    """Return the table of the page: Delta first, then what it has to beat."""
+    measures = found.measures[lattice]
+    if scored is None:
+        return tuple(each.row() for each in measures)
+    return tuple(each.row() | score.row() for each, score in zip(measures, scored[1], strict=True))
+
+
+def _measured(found: Comparison, scored: Mapping[Lattice, _Scored]) -> dict[str, Any]:
+    """Return the same for the manifest, by the name of the raster."""
+    told = {}
+    for lattice, measures in found.measures.items():
+        score = scored[lattice]
+        rows = [
+            {"measure": each.name, "flagged": each.share, "unchanged": each.unchanged}
+            | ({} if score is None else score[1][i].to_dict())
+            for i, each in enumerate(measures)
+        ]
+        told[found.stem(lattice)] = {"rows": rows} | ({} if score is None else {"prevalence": score[0]})
+    return told
+
+
+def _pictures(found: Comparison, bands: DeltaBands, lattice: Lattice, shown: xr.DataArray) -> tuple[Picture, ...]:
+    card, box = model_card(str(found.probe.space["model"])), geobox_of(shown)
+    text = MapText(
+        title=f"Where the ground changed for {card.name}",
+        subtitle=f"{found.after.manifest['plan']['sensor']}, {_when(found.before)} to {_when(found.after)}; cells of "
+        f"{box.resolution.x:g} m, EPSG:{box.crs.epsg}",
+        reading=f"{bands.claim()} Red: harder for the model than before; blue: easier.",
+        credit=_credit(found),
+    )
+    after = next(table for grid, table in found.after.chips.items() if grid.epsg == lattice.epsg)
+    return map_pictures(shown, bands.ramps(shown), text, scene=scene_of(after))
+
+
+def _facts(
+    found: Comparison,
+    bands: DeltaBands,
+    lattice: Lattice,
+    files: Sequence[Path],
+    scored: _Scored,
+) -> GalleryFacts:
+    plan, probe, card = found.after.manifest["plan"], found.probe, model_card(str(found.probe.space["model"]))
+    seen = {
+        name: f"{_when(run)}: {', '.join(run.item_ids)}"
+        for name, run in [
+            ("Before", found.before),
+            ("After", found.after),
+            *((run.name.capitalize(), run) for run in found.history),
+        ]
+    }
+    unknown = sorted({c.what for checks in found.checks.values() for c in checks if c.verdict == "not recorded"})
+    return GalleryFacts(
+        title=f"Where the ground changed for {card.name}",
+        summary=f"{_when(found.before)} to {_when(found.after)} · {plan['sensor']} · {card.name}",
+        reading=f"Delta is difficulty after less difficulty before, on the linear scale of the probe. {card.reading} "
+        "Ground often gets easier in a disaster: both signs count.",
+        more={**seen, "Cell": f"{lattice.cell_m:g} m, EPSG:{lattice.epsg}", **bands.facts(),
+              "Compared": f"{len(next(iter(found.checks.values())))} conditions of the items; not recorded by them: "
+              f"{', '.join(unknown) or 'none'}",
+              **({} if scored is None else {"Prevalence": f"{scored[0]:.2%} of the cells are labelled as changed"}),
+              "Space": ", ".join(f"{k}: {v}" for k, v in sorted(probe.space.items()))},
+        warnings=(*bands.sentences(), *found.notes, f"Clouds: {plan['masks_clouds']}"),
+        scores=_rows(found, lattice, scored),
+        items=tuple(name for run in found.dates for name in run.item_ids),
+        versions={"geoelle": version("geoelle")},
+        files={path.name: sha256(path) for path in files if path.is_file()},
+        credit=_credit(found),
+    )  # fmt: skip
+
+
+def _tags(found: Comparison, bands: DeltaBands) -> dict[str, str]:
+    return bands.tags() | {
+        "GEOELLE_SPACE": " | ".join(f"{k}={v}" for k, v in sorted(found.probe.space.items())),
+        "GEOELLE_PROBE": found.probe.digest,
+        "GEOELLE_FINGERPRINT": found.fingerprint,
+        "GEOELLE_BEFORE": f"{_when(found.before)}: {' '.join(found.before.item_ids)}",
+        "GEOELLE_AFTER": f"{_when(found.after)}: {' '.join(found.after.item_ids)}",
+        "GEOELLE_HISTORY": "; ".join(f"{_when(run)}: {' '.join(run.item_ids)}" for run in found.history) or "none",
+        "COPYRIGHT": _credit(found),
+    }
+
+
+def _when(run: Dated) -> str:
+    days = sorted({look["date"][:10] for look in run.manifest["plan"]["looks"]})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _credit(found: Comparison) -> str:
+    sensor = str(found.after.manifest["plan"]["sensor"])
+    if not sensor.startswith("sentinel"):
+        return f"Imagery: {sensor}"
+    years = {look["date"][:4] for run in found.dates for look in run.manifest["plan"]["looks"]}
+    return " ".join([CREDIT, *sorted(years)])
+
+
+def _owner(marker: Path) -> str | None:
+    """Return the fingerprint of the change that claimed a directory, None where none did."""
+    try:
+        claimed = json.loads(marker.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_ours = isinstance(claimed, dict) and claimed.get("format") == _FORMAT[0]
+    return str(claimed.get("fingerprint", "")) if is_ours else None
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,0 +1,167 @@
+"""Two dates joined on address: Delta, its sign, states and tests, on fields whose change is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from geoelle.delta import STATES, Scored, compare, season_gap
+from geoelle.errors import AreaError, ProbeError, SpaceMismatch
+from geoelle.lattice import Addresses, Lattice
+
+SIDE = 60
+CELLS = SIDE * SIDE
+LATTICE = Lattice(epsg=32631, gsd_m=10, size_px=32, stride_px=16)
+MESH = Addresses(lattice=LATTICE, rows=np.repeat(np.arange(SIDE), SIDE), cols=np.tile(np.arange(SIDE), SIDE))
+YEAR = 365.2425
+
+
+class World:
+    """Ground with a level and a spread of its own in each cell; every year is a new draw, shifted as a whole."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.level_n = self.rng.normal(size=CELLS)
+        self.sd_n = np.sqrt(0.05 * 8 / self.rng.chisquare(8, CELLS))
+
+    def year(self, year: float, *, plus: np.ndarray | float = 0.0) -> Scored:
+        difficulty_n = self.level_n + self.sd_n * self.rng.normal(size=CELLS) + 0.3 * self.rng.normal() + plus
+        return Scored(
+            addresses=MESH, difficulty_n=difficulty_n, complexity_n=self.level_n + 0.0, probe="p",
+            days_n=np.full(CELLS, 17_000 + year * YEAR),
+        )  # fmt: skip
+
+    def history(self, years: int) -> list[Scored]:
+        return [self.year(-1 - k) for k in range(years)]
+
+
+def test_delta_is_a_join_on_address_on_the_linear_scale() -> None:
+    world = World(0)
+    before, after = world.year(0), world.year(1)
+    some = before.at(MESH[np.random.default_rng(0).permutation(CELLS)[:3000]])
+    found = compare(some, after)
+    order = found.addresses.rows * SIDE + found.addresses.cols
+    assert (np.diff(order) > 0).all() and len(order) == CELLS
+    seen = np.isfinite(found.delta_n)
+    assert seen.sum() == 3000
+    np.testing.assert_array_equal(found.delta_n[seen], (after.difficulty_n - before.difficulty_n)[seen])
+    np.testing.assert_allclose(found.excess_n[seen], found.delta_n[seen], atol=1e-12)
+    assert found.shift == pytest.approx(np.median(found.delta_n[seen]))
+    assert found.counts["no look before"] == CELLS - 3000
+
+
+def test_without_a_history_there_is_a_ranking_and_nothing_is_claimed() -> None:
+    world = World(1)
+    found = compare(world.year(0), world.year(1))
+    assert found.design == "none" and found.tested is found.q_n is found.flag_n is found.unchanged is None
+    assert set(found.state_n) == {STATES.index("short history")}
+    size_n = np.abs(found.delta_n - found.shift)
+    assert found.rank_n.argmax() == size_n.argmax() and stats.spearmanr(found.rank_n, size_n)[0] > 0.999999
+
+
+@pytest.mark.parametrize("after_day", [1.0, 1.4])
+def test_nothing_is_flagged_where_nothing_changed(after_day: float) -> None:
+    """A date of the same season is compared by the difference, one of another by the departure from its own."""
+    world = World(2)
+    before = world.year(0)
+    history = [world.year(after_day - 2 - k) for k in range(4)]
+    found = compare(before, world.year(after_day), history)
+    assert found.design == ("difference" if after_day == 1 else "departure")
+    assert stats.kstest(found.tested.p_n, "uniform").statistic < 0.03
+    assert found.flag_n.mean() < 0.002
+    assert found.unchanged.below == pytest.approx(0.05, abs=0.015)
+    assert len(found.unchanged.shares) == 4 + (after_day == 1) and max(found.unchanged.shares) < 0.002
+
+
+def test_false_discoveries_are_as_rare_as_asked_and_changes_of_both_signs_are_found() -> None:
+    false, power = [], []
+    for seed in range(8):
+        world = World(10 + seed)
+        truth_n = np.zeros(CELLS)
+        truth_n[: CELLS // 20], truth_n[CELLS // 20 : CELLS // 10] = 8, -8
+        found = compare(world.year(0), world.year(1, plus=truth_n * world.sd_n), world.history(5))
+        flagged = found.flag_n == 1
+        false.append((truth_n[flagged] == 0).mean())
+        power.append(flagged[truth_n != 0].mean())
+        assert (found.sign_n[flagged & (truth_n != 0)] == np.sign(truth_n[flagged & (truth_n != 0)])).all()
+    assert np.mean(false) < 0.12 and np.mean(power) > 0.9
+
+
+def test_a_change_before_the_first_date_is_not_a_change_between_the_two() -> None:
+    world = World(3)
+    history = world.history(4)
+    old_n = 9 * world.sd_n * (np.arange(CELLS) % 10 == 0)
+    found = compare(world.year(0, plus=old_n), world.year(1, plus=old_n), history)
+    assert found.flag_n.mean() < 0.002
+
+
+def test_a_hazy_date_is_a_number_not_a_change() -> None:
+    world = World(4)
+    before, after, history = world.year(0), world.year(1), world.history(3)
+    clear = compare(before, after, history)
+    hazy = compare(before, replace(after, difficulty_n=after.difficulty_n - 2), history)
+    assert hazy.shift - clear.shift == pytest.approx(-2)
+    np.testing.assert_allclose(hazy.tested.t_n, clear.tested.t_n, atol=1e-9)
+    np.testing.assert_array_equal(hazy.sign_n, clear.sign_n)
+
+
+def test_the_area_of_applicability_gates_before_and_history_but_not_after() -> None:
+    world = World(5)
+    inside_n = np.ones(CELLS)
+
+    def gate(table: Scored, *outside: int) -> Scored:
+        marks_n = inside_n.copy()
+        marks_n[list(outside)] = 0
+        return replace(table, inside_n=marks_n)
+
+    history = [gate(year, 2, *([3] if k else [])) for k, year in enumerate(world.history(3))]
+    found = compare(gate(world.year(0), 1), gate(world.year(1), 0), history)
+    names = [STATES[int(i)] for i in found.state_n[:5]]
+    assert names == ["outside", "gated", "short history", "short history", "judged"]
+    assert np.isfinite(found.delta_n[:5]).all()
+    np.testing.assert_array_equal(np.isfinite(found.tested.p_n[:5]), [True, False, False, False, True])
+    np.testing.assert_array_equal(np.isfinite(found.flag_n[:5]), [True, False, False, False, True])
+
+
+def test_cells_without_a_look_are_counted() -> None:
+    world = World(6)
+    before, after = world.year(0), world.year(1)
+    before.difficulty_n[:7] = after.difficulty_n[5:12] = np.nan
+    counts = compare(before, after, world.history(3)).counts
+    assert counts["no look before"] == 7 and counts["no look after"] == 5
+    assert counts["judged"] == CELLS - 12 and sum(v for k, v in counts.items() if k != "flagged") == CELLS
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        (lambda b, a, h: (a, b, h), ProbeError, "is not before 20"),
+        (lambda b, a, h: (b, replace(a, probe="q"), h), SpaceMismatch, "two probes"),
+        (lambda b, a, h: (b, a, [replace(h[0], probe="q"), h[1]]), SpaceMismatch, "two probes"),
+        (lambda b, a, h: (b, a, h[:1]), ProbeError, "a history of 1 year leaves no spread"),
+        (lambda b, a, h: (b, a, [h[0], h[0]]), ProbeError, "of one year"),
+        (lambda b, a, h: (b, a, [b, *h]), ProbeError, "of one year"),
+        (lambda b, a, h: (b, a, [h[0], replace(h[1], days_n=h[1].days_n + 80)]), ProbeError, "another season"),
+        (lambda b, a, h: (b, a, [h[0], replace(h[1], days_n=a.days_n + 2 * YEAR)]), ProbeError, "give earlier years"),
+        (lambda b, a, h: (replace(b, days_n=b.days_n * np.nan), a, h), ProbeError, "no clear look, or no time"),
+        (lambda b, a, h: (b, replace(a, difficulty_n=a.difficulty_n * np.nan), h), ProbeError, "seen before and after"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused(change, error: type, told: str) -> None:
+    world = World(7)
+    before, after, history = change(world.year(0), world.year(1), world.history(2))
+    with pytest.raises(error, match=told):
+        compare(before, after, history)
+
+
+def test_two_lattices_are_refused() -> None:
+    world = World(8)
+    other = Addresses(lattice=replace(LATTICE, stride_px=8), rows=MESH.rows, cols=MESH.cols)
+    with pytest.raises(AreaError, match="two lattices"):
+        compare(world.year(0), replace(world.year(1), addresses=other))
+
+
+def test_days_of_the_year_are_counted_over_new_year() -> None:
+    assert season_gap(0, 10 * YEAR + 5) == pytest.approx(5)
+    assert season_gap(3, YEAR - 4) == pytest.approx(7)

@@ -1,0 +1,367 @@
+"""The delta verb over real files: from runs or from an area, resumed, refused, repeated byte for byte."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import xarray as xr
+from click.testing import CliRunner
+
+import scenes
+from geoelle.area import Area
+from geoelle.cli import cli
+from geoelle.complexity import feature_names
+from geoelle.dated import Dated, compare_runs
+from geoelle.delta import STATES
+from geoelle.delta_plan import embed_windows, plan_windows
+from geoelle.delta_product import claim, write_delta
+from geoelle.embed import space_of
+from geoelle.embeddings import Embeddings
+from geoelle.errors import (
+    AreaError,
+    FormatError,
+    GeoelleError,
+    InputMismatch,
+    NoItems,
+    ProbeError,
+    ReadError,
+    SpaceMismatch,
+)
+from geoelle.plan import Job, Plan
+from geoelle.probe import Affine, Probe
+from ground import GSD_M, make_scene, save_catalog
+
+WEST, NORTH = 10_240 * 59 + 2_000, 4_996_000
+YEARS = range(2019, 2025)
+GROUND = shapely.box(WEST + 310, NORTH - 1610, WEST + 1590, NORTH - 330)
+BBOX = ",".join(f"{v:.6f}" for v in scenes.to_lonlat(GROUND, 32631).bounds)
+COMMAND = ("--bbox", BBOX, "--before", "2023-06", "--after", "2024-06", "--crs", 32631, "--stride", 8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_clock() -> Iterator[None]:
+    """Do not measure the encoder once a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plan, "chips_per_second", 100.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One ground with new noise every year; in the last the middle is flat, as after a flood."""
+    home = tmp_path_factory.mktemp("years")
+    items = []
+    for year in YEARS:
+        name = f"S2B_31TFJ_{year}0601_0_L2A"
+        item = make_scene(home, name, west=WEST, north=NORTH)
+        item.datetime = datetime(year, 6, 1, tzinfo=UTC)
+        items.append(item)
+        for band, gsd_m in GSD_M.items() if year == YEARS[-1] else ():
+            path = home / name / f"{band}.tif"
+            with rasterio.open(path) as file:
+                pixels = file.read(1)
+            if band != "scl":
+                pixels[800 // gsd_m : 1120 // gsd_m, 800 // gsd_m : 1120 // gsd_m] = 700
+            scenes.write_cog(path, pixels, gsd_m=gsd_m, west=WEST, north=NORTH)
+    return str(save_catalog(home / "items.json", items))
+
+
+@pytest.fixture(scope="module")
+def out(catalog: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A change of an area with four earlier years; copy it before you change it."""
+    path = tmp_path_factory.mktemp("made") / "change"
+    run("delta", *COMMAND, "--catalog", catalog, "--history", 4, "-o", path)
+    return path
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(cli, list(map(str, words)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def dated(out: Path, *names: str) -> list[Dated]:
+    return [Dated.read(out / name, name) for name in names]
+
+
+def history(out: Path, count: int = 4) -> list[Dated]:
+    return dated(out, *(f"history-{back}" for back in range(1, 1 + count)))
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    """Return all files but the plans of runs, which hold a measured duration."""
+    files = {p.relative_to(out).as_posix(): p for p in sorted(out.rglob("*")) if p.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name.count("/") != 1 or "plan.json" not in name}
+
+
+def bands(path: Path) -> dict[str, np.ndarray]:
+    with rasterio.open(path) as file:
+        return dict(zip(file.descriptions, file.read(), strict=True))
+
+
+def flood() -> shapely.Polygon:
+    return scenes.to_lonlat(shapely.box(WEST + 800, NORTH - 1120, WEST + 1120, NORTH - 800), 32631)
+
+
+def test_the_flood_is_found_as_easier_ground(out: Path) -> None:
+    found = bands(out / "delta.tif")
+    names = ["delta", "delta_excess", "t", "p", "q", "flag", "sign", "rank", "state"]
+    assert list(found) == names
+    assert set(xr.open_zarr(out / "delta.zarr", group="0").data_vars) == set(names)
+    alerts = geopandas.read_parquet(out / "alerts.parquet")
+    first = alerts.loc[0]
+    assert first["sign"] == "easier" and first["mean_delta"] < -0.3 and first["least_q"] < 1e-6
+    assert first[["date_before", "date_after", "status"]].tolist() == ["2023-06-01", "2024-06-01", "provisional"]
+    assert first.geometry.covers(flood().centroid) and first.geometry.intersection(flood()).area > 0.9 * flood().area
+    seen = scenes.to_lonlat(shapely.box(WEST + 600, NORTH - 1320, WEST + 1320, NORTH - 600), 32631)  # by a chip
+    assert alerts.geometry.union_all().difference(seen).area < 0.2 * alerts.geometry.union_all().area
+    assert alerts["cells"].sum() == np.nansum(found["flag"])
+    assert len(json.loads((out / "alerts.geojson").read_text())["features"]) == len(alerts)
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "The surest alerts before" in page and "read again" not in page
+    assert "The change beside its baselines" in page and "embedding cosine" in page and "random direction" in page
+
+
+def test_labels_score_delta_and_every_baseline(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.geojson").write_text(shapely.to_geojson(flood()))
+    words = [word for run in history(out) for word in ("--history", run.path)]
+    words += ["--evaluate", tmp_path / "labels.geojson"]
+    run("delta", out / "before", out / "after", *words, "-o", tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "run.json").read_text())["measures"]["delta"]
+    rows = {row["measure"]: row for row in told["rows"]}
+    assert told["prevalence"] == pytest.approx(320**2 / 1360**2, rel=0.4)
+    assert rows["Delta"]["auroc"]["value"] > 0.95 and rows["Delta"]["lift"]["value"] > 5
+    assert rows["Delta"]["auroc"]["low"] <= rows["Delta"]["auroc"]["value"] <= rows["Delta"]["auroc"]["high"]
+    assert {"NDVI", "red", "pixel difference", "complexity (pixels alone)", "embedding Euclidean"} < rows.keys()
+    assert "AUPRC / prevalence" in (tmp_path / "out" / "report.html").read_text()
+    (tmp_path / "sea.geojson").write_text(shapely.to_geojson(shapely.box(0, 0, 1, 1)))
+    with pytest.raises(FormatError, match="labels 0 of"):
+        run("delta", out / "before", out / "after", "--evaluate", tmp_path / "sea.geojson", "-o", tmp_path / "sea")
+
+
+def test_unchanged_years_have_next_to_no_flag(out: Path, tmp_path: Path) -> None:
+    before, after, *rest = dated(out, "history-1", "before", "history-2", "history-3", "history-4")
+    found = compare_runs(before, after, rest)
+    (delta,) = found.zones.values()
+    assert delta.design == "difference" and delta.counts["flagged"] <= 0.02 * len(delta.delta_n)
+    claim(tmp_path / "out", found.fingerprint)
+    product = write_delta(found, tmp_path / "out")
+    assert any("judged by the others" in line for line in product.lines)
+
+
+def test_delta_is_that_of_the_two_runs(out: Path) -> None:
+    (before, after), probe = dated(out, "before", "after"), compare_runs(*dated(out, "before", "after")).probe
+    tables = [Embeddings.read(run.path) for run in (before, after)]
+    wanted_n = probe.score_raw(tables[1].vectors_nd) - probe.score_raw(tables[0].vectors_nd)
+    painted = bands(out / "delta.tif")["delta"]
+    cells = tables[0].addresses
+    np.testing.assert_allclose(
+        painted[cells.rows - cells.rows.min(), cells.cols - cells.cols.min()], wanted_n, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_without_a_history_everything_says_that_it_is_a_ranking(out: Path, tmp_path: Path) -> None:
+    run("delta", out / "before", out / "after", "-o", tmp_path / "out")
+    assert list(bands(tmp_path / "out" / "delta.tif")) == ["delta", "delta_excess", "sign", "rank", "state"]
+    assert not list((tmp_path / "out").glob("alerts*"))
+    with rasterio.open(tmp_path / "out" / "delta.tif") as file:
+        assert file.tags()["GEOELLE_TEST"].startswith("A ranking only")
+    assert "A ranking only" in (tmp_path / "out" / "report.html").read_text()
+    state = bands(tmp_path / "out" / "delta.tif")["state"]
+    assert set(state[np.isfinite(state)]) == {STATES.index("short history")}
+
+
+def test_runs_give_what_the_area_gave(out: Path, tmp_path: Path) -> None:
+    words = [word for run in history(out) for word in ("--history", run.path)]
+    told = json.loads(run("delta", out / "before", out / "after", *words, "--json", "-o", tmp_path / "out"))
+    assert (tmp_path / "out" / "delta.tif").read_bytes() == (out / "delta.tif").read_bytes()
+    manifest = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert manifest["fingerprint"] == told["fingerprint"] == json.loads((out / "run.json").read_text())["fingerprint"]
+    assert manifest["sha256"].keys() >= {"delta.tif", "report.html", "alerts.parquet", "delta.zarr/zarr.json"}
+
+
+def test_equal_commands_give_equal_bytes_and_an_interrupted_one_goes_on(
+    catalog: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    for lost in ("run.json", "delta.tif", "history-2/run.json"):
+        (again / lost).unlink()
+    next((again / "history-2" / "embeddings").glob("*.parquet")).unlink()
+    from geoelle import run as module
+
+    read: list[str] = []
+    monkeypatch.setattr(
+        module,
+        "read_window",
+        lambda looks, *a, real=module.read_window, **k: read.append(str(looks[0].date)[:4]) or real(looks, *a, **k),
+    )
+    run("delta", *COMMAND, "--catalog", catalog, "--history", 4 + 1, "-o", tmp_path / "again", "--dry-run")
+    assert read == []
+    run("delta", *COMMAND, "--catalog", catalog, "--history", 4, "-o", again)
+    assert set(read) == {"2021"}
+    assert tree(again) == tree(out)
+
+
+def test_a_finished_or_foreign_directory_is_not_touched(out: Path, tmp_path: Path) -> None:
+    words = ("delta", out / "before", out / "after", "-o")
+    run(*words, tmp_path / "out")
+    with pytest.raises(GeoelleError, match="a finished change"):
+        run(*words, tmp_path / "out")
+    run(*words, tmp_path / "out", "--overwrite", "--rate", "0.2")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(GeoelleError, match="holds other files"):
+        run(*words, tmp_path / "other", "--overwrite")
+    with pytest.raises(GeoelleError, match="holds other files"):
+        run(*words, out / "before", "--overwrite")
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_change_describes_and_verifies_itself(out: Path, tmp_path: Path) -> None:
+    told = json.loads(run("info", out, "--json"))
+    assert told["kind"] == "change" and told["test"] == ["delta: difference"] and told["alerts"] > 0
+    damaged = Path(shutil.copytree(out, tmp_path / "damaged"))
+    (damaged / "delta.qml").write_text("other")
+    with pytest.raises(FormatError, match=r"delta\.qml differ"):
+        run("info", damaged)
+
+
+def test_pictures_that_cannot_be_read_again_are_told(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geoelle import thumbnails
+
+    def gone(*_: object, **__: object) -> None:
+        raise ReadError("the server is gone")
+
+    monkeypatch.setattr(thumbnails, "read_window", gone)
+    words = [word for run in history(out) for word in ("--history", run.path)]
+    run("delta", out / "before", out / "after", *words, "-o", tmp_path / "out")
+    assert "could not be read again" in (tmp_path / "out" / "report.html").read_text()
+
+
+# --- what cannot be compared
+
+
+def with_manifest(run: Dated, **changes: object) -> Dated:
+    manifest = json.loads(json.dumps(run.manifest))
+    for key, value in changes.items():
+        where, name = key.split("__")
+        manifest[where][name] = value
+    return replace(run, manifest=manifest)
+
+
+def test_another_rule_of_looks_or_sensor_is_refused(out: Path) -> None:
+    before, after = dated(out, "before", "after")
+    for change, told in (({"job__looks": 2}, "differ in looks"), ({"plan__sensor": "landsat"}, "differ in sensor")):
+        with pytest.raises(InputMismatch, match=told):
+            compare_runs(with_manifest(before, **change), after)
+
+
+def test_one_run_twice_and_shared_items_are_refused(out: Path) -> None:
+    before, after = dated(out, "before", "after")
+    with pytest.raises(InputMismatch, match="share an item"):
+        compare_runs(before, before)
+    with pytest.raises(InputMismatch, match="share an item"):
+        compare_runs(before, after, [*history(out), before])
+
+
+def test_items_that_differ_are_warned_of_or_refused(out: Path) -> None:
+    before, after = dated(out, "before", "after")
+
+    def seen(run: Dated, **properties: object) -> Dated:
+        items = json.loads(json.dumps(run.items))
+        for item in items:
+            item["properties"] |= properties
+        return replace(run, items=tuple(items))
+
+    found = compare_runs(seen(before, **{"s2:processing_baseline": "02.14"}), after)
+    assert any("differ in processing baseline: 02.14, 05.10" in note for note in found.notes)
+    with pytest.raises(InputMismatch, match=r"sun elevation: 20.0° before, 60.0° after"):
+        compare_runs(seen(before, **{"view:sun_elevation": 20}), seen(after, **{"view:sun_elevation": 60}))
+
+
+def test_another_space_is_refused(out: Path, tmp_path: Path) -> None:
+    found = compare_runs(*dated(out, "before", "after"))
+    other = replace(found.probe, space={**found.probe.space, "weights_sha256": "0" * 64})
+    other.save(tmp_path / "other.safetensors")
+    with pytest.raises(SpaceMismatch, match="weights_sha256"):
+        compare_runs(*dated(out, "before", "after"), probe=tmp_path / "other.safetensors")
+
+
+def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
+    job = Job(area=Area.parse(bbox=BBOX, dates="2024-06"), catalog=catalog, epsg=32631, stride_px=8)
+    with pytest.raises(AreaError, match="the windows overlap"):
+        plan_windows(job, "2024-05/2024-06-15", 0)
+    with pytest.raises(NoItems, match="before: "):
+        plan_windows(job, "2023-01", 0)
+    with pytest.raises(ProbeError, match="of 6 earlier years 1 can be used"):
+        plan_windows(job, "2020-06", 6)
+    windows = plan_windows(job, "2023-06", 8)
+    assert list(windows.plans) == ["before", "after", *(f"history-{back}" for back in (1, 2, 3, 4))]
+    assert len(windows.notes) == 4 and "has no item" in windows.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run/",), "give two runs"),
+        (("a/", "b/", "--bbox", "1,2,3,4"), "--bbox are of an area"),
+        (("--bbox", "1,2,3,4", "--before", "2020"), "with --before and --after"),
+        (("--bbox", "4,52,5,53", "--before", "2020", "--after", "2021", "--history", "x"), "no count of years"),
+    ],
+)
+def test_wrong_usage_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["delta", *words, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2 and told in result.output
+
+
+# --- cells that are patches
+
+
+def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path: Path) -> None:
+    ground = shapely.box(WEST + 700, NORTH - 1220, WEST + 1220, NORTH - 700)
+    job = Job(area=Area.parse(polygon=scenes.to_lonlat(ground, 32631), dates="2024-06"), catalog=catalog, dense=True)
+    windows = plan_windows(job, "2023-06", 3)
+    plan = windows.plans["after"]
+    names = feature_names(plan.bands)
+    parts = [
+        Affine(weights_d=np.random.default_rng(i).normal(size=n) / 50, intercept=-3.0, mean_d=np.zeros(n),
+               scale_d=np.ones(n), alpha=1.0)
+        for i, n in enumerate((plan.model.card.dim, len(names)))
+    ]  # fmt: skip
+    space = space_of(plan.model, plan.bands, dense=True)
+    probe = Probe(embedding=parts[0], pixels=parts[1], feature_names=names, space=space)
+    path = probe.save(tmp_path / "dense.safetensors")
+    folders = embed_windows(windows, tmp_path / "out", probe)
+    before, after, *rest = (Dated.read(folder, name) for name, folder in folders.items())
+    found = compare_runs(before, after, rest, probe=path)
+    (lattice, delta), (measures,) = next(iter(found.zones.items())), found.measures.values()
+    assert lattice.cell_m == 40 and len(delta.delta_n) == len(plan.cells[0][1])
+    assert delta.counts["judged"] == len(delta.delta_n)
+    scores = [next(iter(run.scored(probe).values())) for run in (before, after)]
+    np.testing.assert_allclose(delta.delta_n, scores[1].difficulty_n - scores[0].difficulty_n)
+    assert [each.name for each in measures] == ["Delta", "complexity (pixels alone)", "excess"]
+    x, y = delta.addresses.xy_n2.T
+    flooded = (abs(x - WEST - 960) < 140) & (abs(NORTH - 960 - y) < 140)
+    away = (abs(x - WEST - 960) > 240) | (abs(NORTH - 960 - y) > 240)
+    assert np.median(np.abs(delta.tested.t_n[flooded])) > 4 * np.median(np.abs(delta.tested.t_n[away]))
+    write_delta(found, tmp_path / "out")
+    assert "no area of applicability" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(SpaceMismatch, match="does not ship"):
+        compare_runs(before, after, rest)
+    other = replace(probe, licence="another").save(tmp_path / "other.safetensors")
+    with pytest.raises(SpaceMismatch, match="scored by another probe"):
+        compare_runs(before, after, rest, probe=other)
