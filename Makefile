@@ -5,6 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 OUT ?= out
 DEMO := --bbox -75.71,37.60,-75.53,37.75 --dates 2015/2018 --catalog demo
+FOREST := --bbox 22.147,45.201,22.157,45.209 --catalog demo
 WEST := --bbox -75.71,37.60,-75.62,37.75 --dates 2015/2018 --catalog demo
 CORNER := --bbox -75.64,37.63,-75.58,37.68 --dates 2015/2018 --catalog demo
 BIN := $(VENV)/bin
@@ -24,14 +25,15 @@ $(TESTABLE): $(READY)
 	$(PIP) --editable ".[test,dask]"
 	touch $@
 
-demo: $(READY)  ## Map the embedded scene of the Virginia coast; then fit a probe there, map patches, rank chips.
+demo: $(READY)  ## Map the embedded scene of the Virginia coast; then fit a probe there, map patches, rank chips; and a change.
 	$(BIN)/geoelle map $(DEMO) -o $(OUT) --overwrite
 	$(BIN)/geoelle embed $(WEST) --stride 32 --loss -o $(OUT)/run --overwrite
 	$(BIN)/geoelle fit $(OUT)/run --for -75.71,37.60,-75.53,37.75 --block 2km -o $(OUT)/probe.safetensors \
 		--report $(OUT)/fit --overwrite
 	$(BIN)/geoelle map $(CORNER) --dense -o $(OUT)/dense --overwrite
 	$(BIN)/geoelle rank $(OUT)/run --probe $(OUT)/probe.safetensors --above 95 -o $(OUT)/rank --overwrite
-	@echo "Open $(OUT)/report.html, $(OUT)/fit/report.html, $(OUT)/dense/report.html and $(OUT)/rank/gallery.html"
+	$(BIN)/geoelle delta $(FOREST) --before 2019-08 --after 2020-08 --history 4 -o $(OUT)/delta --overwrite
+	@echo "Open report.html in $(OUT), $(OUT)/fit, $(OUT)/dense and $(OUT)/delta, and $(OUT)/rank/gallery.html"
 
 test: $(TESTABLE)  ## Run every test; needs no network.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
