@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from scipy.spatial import KDTree
 
 from geoelle.bootstrap import MIN_WITHIN, Interval
@@ -130,6 +130,9 @@ def error_over_dissimilarity(
         axis.annotate(" outside", (threshold, 1), xycoords=("data", "axes fraction"), va="top", size=8, color=MUTED)
         top = float(np.nanpercentile(error_n, 99.5)) * 1.05 or 1.0
         axis.set(xscale="log", ylim=(0, top), xlabel="dissimilarity to the training chips of other folds")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_ylabel(f"|residual| [{unit}]" if unit else "|residual|")
         axis.grid(color=GRID, lw=0.6)
         return png(figure)
@@ -165,7 +168,8 @@ def block_map(lonlat_n2: np.ndarray, place_n: np.ndarray, r_m: np.ndarray, bias_
             for side, letters in ((axis.xaxis, "WE"), (axis.yaxis, "SN")):
                 side.set_major_formatter(lambda v, _, ends=letters: f"{abs(v):.6g}°{ends[int(v > 0)] if v else ''}")
             ends = "min" if ramp.name in SEQUENTIAL else "both"
-            bar = figure.colorbar(dots, ax=axis, location="bottom", shrink=0.8, aspect=28, pad=0.04, extend=ends)
+            bar = figure.colorbar(dots, ax=axis, location="bottom", shrink=0.8, aspect=28, pad=0.04, extend=ends,
+                                  ticks=MaxNLocator(5))  # fmt: skip
             bar.set_label(ramp.legend.replace(" [", "\n["), size=8)
             bar.outline.set_linewidth(0.5)
         return png(figure)

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from geoelle.bootstrap import Interval
-from geoelle.diagnostic_figures import _spaced, block_map, coverage_curve, dimension_curves, loss_bands, scaling_curves
+from geoelle.diagnostic_figures import (
+    _spaced,
+    block_map,
+    coverage_curve,
+    dimension_curves,
+    error_over_dissimilarity,
+    loss_bands,
+    scaling_curves,
+)
 from geoelle.diagnostics import Curve
 from geoelle.errors import FormatError
 
@@ -87,3 +95,13 @@ def test_what_cannot_be_drawn_is_said() -> None:
         block_map(LONLAT, PLACE, R[:3], BIAS[:3], unit="")
     with pytest.raises(FormatError, match="give one row a step"):
         loss_bands((1, 2, 3), PERCENTILES, LOSSES, LOSSES.mean(1))
+
+
+def test_error_over_dissimilarity_needs_a_pair_a_chip() -> None:
+    rng = np.random.default_rng(0)
+    apart_n, error_n = rng.uniform(0.05, 0.4, 80), rng.exponential(0.1, 80)
+    drawn = error_over_dissimilarity(apart_n, error_n, [(0.1, 0.1), (0.3, 0.12)], 0.25, unit="ln")
+    assert drawn.startswith(b"\x89PNG")
+    for broken in (error_n[:40], np.full(80, np.nan)):
+        with pytest.raises(FormatError, match="no error to draw from"):
+            error_over_dissimilarity(apart_n, broken, [(0.1, 0.1)], 0.25, unit="")
