@@ -94,3 +94,19 @@ def test_missing_qgis_is_said_with_the_command_to_install_it(tmp_path: Path) -> 
     )
     assert done.returncode == 3
     assert "apt-get install qgis python3-qgis" in done.stderr
+
+
+def test_qgis_shows_a_small_change_centred_on_zero(tmp_path: Path) -> None:
+    """Twenty cells: the deviation that QGIS computes is that of a sample, and differs from the file's by 2.6%."""
+    rows, cols = np.divmod(np.arange(20), 5)
+    lattice = Lattice(epsg=32634, gsd_m=10, size_px=32, stride_px=16)
+    addresses = Addresses(lattice=lattice, rows=rows - 31300, cols=cols + 3200)
+    change = np.random.default_rng(0).normal(size=20)
+    path = write_cog(
+        paint(addresses, {"delta": change}), tmp_path / "delta.tif", descriptions=["delta"], units=["ln"], tags={}
+    )
+    write_qml(tmp_path / "delta.qml", Ramp.diverging(change, label="ln(after / before)"))
+    done = run(path, "--epsg", 32634, "--bands", "delta")
+    assert done.returncode == 0, done.stderr
+    low, high = json.loads(done.stdout)["ramp"]["limits"]
+    assert low == -high < 0
