@@ -17,6 +17,7 @@ from geoelle.ridge import RidgeProbeCV
 AREA = 0.05
 """Share of the patches that score highest, for the share of the damage that they hold."""
 DIRECTIONS = 100
+_DRAWS = 50  # at a time
 FALLS = frozenset({"NDVI", "NBR", "NDMI", "rededge2", "rededge3", "nir", "nir08"})
 """What falls where forest is damaged; the other bands rise."""
 INDICES = {"NDVI": ("nir", "red"), "NBR": ("nir", "swir22"), "NDMI": ("nir", "swir16")}
@@ -147,15 +148,24 @@ def auprc(errors: Errors, score_n: np.ndarray) -> np.ndarray:
     """Return the average precision in every draw; equal scores are taken together."""
     order = np.argsort(-score_n, kind="stable")
     first = np.flatnonzero(np.concatenate([[True], np.diff(score_n[order]) != 0]))
-    weight_dn = errors.counts_dp[:, errors.place_n[order]]
-    true_dg = np.cumsum(np.add.reduceat(weight_dn * errors.error_n[order], first, axis=1), axis=1)
+    true_n, place_n = errors.error_n[order], errors.place_n[order]
+    some = (errors.counts_dp[i : i + _DRAWS, place_n] for i in range(0, len(errors.counts_dp), _DRAWS))
+    return np.concatenate([_auprc(weight_dn, true_n, first) for weight_dn in some])
+
+
+def _auprc(weight_dn: np.ndarray, true_n: np.ndarray, first: np.ndarray) -> np.ndarray:
+    true_dg = np.cumsum(np.add.reduceat(weight_dn * true_n, first, axis=1), axis=1)
     every_dg = np.cumsum(np.add.reduceat(weight_dn, first, axis=1), axis=1)
     precision_dg = np.divide(true_dg, every_dg, out=np.zeros_like(true_dg), where=every_dg > 0)
-    gained_dg = np.diff(true_dg, axis=1, prepend=0)
-    total_d = true_dg[:, -1]
-    return np.divide(
-        (gained_dg * precision_dg).sum(axis=1), total_d, out=np.full(len(total_d), np.nan), where=total_d > 0
-    )
+    gained_dg, total_d = np.diff(true_dg, axis=1, prepend=0), true_dg[:, -1]
+    found_d = np.full(len(total_d), np.nan)
+    return np.divide((gained_dg * precision_dg).sum(axis=1), total_d, out=found_d, where=total_d > 0)
+
+
+def gap(one_n: np.ndarray, other_n: np.ndarray, pairs: Pairs) -> Interval:
+    """Return the AUROC of one score less that of another, in pairs."""
+    errors = Errors(pairs.damaged_n, pairs.block_n)
+    return Interval.of(errors.auroc(one_n) - errors.auroc(other_n))
 
 
 def best_of(scores: dict[str, np.ndarray], pairs: Pairs) -> str:

@@ -19,6 +19,7 @@ import torch
 import delta_scores
 from delta_pairs import Pairs, cached, places
 from delta_scores import DELTA, EASIER, FITTED, HARDER, TWIN, TWO, Ranking
+from geoelle.bootstrap import Interval
 from geoelle.embed import space_of
 from geoelle.errors import ProbeError
 from geoelle.files import write_bytes
@@ -68,13 +69,17 @@ class Ground:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
-    """One model: `primary` is its Delta, `index` the band or index chosen on train places."""
+    """One model: `primary` is its Delta, `index` the band or index chosen on train places.
+
+    `harder` is the AUROC of Delta as harder less that of `index`, on test places.
+    """
 
     model: str
     primary: str
     index: str
     lost: int
     fitted_on: int
+    harder: Interval
     readings: dict[str, float]
     test: Ground
     every: Ground
@@ -87,7 +92,8 @@ class Result:
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON data."""
         names = ("model", "primary", "index", "lost", "fitted_on", "readings", "useful")
-        return {name: getattr(self, name) for name in names} | {
+        plain = {name: getattr(self, name) for name in names} | {"harder": self.harder.to_dict()}
+        return plain | {
             "test": self.test.to_dict(),
             "every": self.every.to_dict(),
         }
@@ -110,17 +116,23 @@ def measure(pairs: Pairs, model: Model, lost: int) -> Result:
     probe = _shipped(model)
     free, fitted = delta_scores.of_model(pairs, probe), delta_scores.of_fits(pairs)
     bands = delta_scores.of_bands(pairs)
-    primary = (FITTED if probe is None else DELTA) + TWO
+    kind = FITTED if probe is None else DELTA
+    primary, index = kind + TWO, delta_scores.best_of(bands, pairs)
+    scores, test_n = free | fitted | bands, pairs.test_n
     return Result(
         model=model.card.name,
         primary=primary,
-        index=delta_scores.best_of(bands, pairs),
+        index=index,
         lost=lost,
         fitted_on=int(pairs.clear_n.sum()),
+        harder=delta_scores.gap(scores[kind + HARDER][test_n], scores[index][test_n], pairs.take(test_n)),
         readings=delta_scores.readings(pairs, probe),
-        test=ground(free | fitted | bands, pairs, pairs.test_n, primary),
+        test=ground(scores, pairs, test_n, primary),
         every=ground(
-            free | bands, pairs, np.ones(len(pairs.test_n), bool), DELTA + TWO if probe else "token, cosine distance"
+            free | bands if probe else free,
+            pairs,
+            np.ones(len(test_n), bool),
+            primary if probe else "token, cosine distance",
         ),
     )
 
@@ -163,14 +175,16 @@ def answer(r: Result) -> Iterator[str]:
     winning = [n for n in ranks if n != r.primary and ranks[n].beaten.low > 0]
     verdict = "beats" if r.useful else "loses to" if index.beaten.high < 0 else "ties with"
     yield (
-        f"**`{r.model}`: Delta {verdict} one index, {r.index}.** On the test split {kind}, two-sided, ranks damaged patches at AUROC {mine.auroc}; "
+        f"**`{r.model}`: Delta {verdict} one band or index, {r.index}.** On the test split {kind}, two-sided, ranks damaged patches at AUROC {mine.auroc}; "
         f"{r.index}, chosen on train places, at {index.auroc}; the difference is {index.beaten}. In the 5% of the area that scores highest "
         f"Delta holds {mine.caught.value:.1%} of the damage, {r.index} {index.caught.value:.1%}; no ranking can hold more than {_most(r):.1%}. "
         + ("Delta is useful here." if r.useful else "By the rule of the protocol Delta is not useful here.")
     )
     yield ""
-    yield f"- Better than Delta, with intervals: {_listed(losing)}."
-    yield f"- Worse than Delta, with intervals: {_listed(winning)}."
+    yield f"- Better than Delta, with intervals above it: {_listed(losing)}."
+    yield f"- Worse than Delta: {_listed(winning)}."
+    if turned := [n.removesuffix(", signed") for n in ranks if n.endswith(", signed") and ranks[n].auroc.high < 0.5]:
+        yield f"- The protocol had the direction wrong for {', '.join(turned)}: they move the other way here than it says."
     above = int((r.test.directions >= mine.auroc.value).sum())
     low, middle, high = np.percentile(r.test.directions, [5, 50, 95])
     yield (
@@ -178,7 +192,7 @@ def answer(r: Result) -> Iterator[str]:
         f"(middle one {middle:.3f}, 5 to 95% {low:.3f} to {high:.3f})."
     )
     harder, easier = (ranks[kind + way].auroc for way in (HARDER, EASIER))
-    yield f"- Direction: AUROC as harder {harder}, as easier {easier}; for the true loss {ranks['Delta of the true loss' + HARDER].auroc} and {ranks['Delta of the true loss' + EASIER].auroc}."
+    yield f"- Direction: AUROC as harder {harder}, as easier {easier}; as harder, which was not the score of the rule, less {r.index}: {r.harder}. For the true loss, harder {ranks['Delta of the true loss' + HARDER].auroc}, easier {ranks['Delta of the true loss' + EASIER].auroc}."
     yield f"- Probes fitted here on {r.fitted_on:,} patches of train places, two-sided: of the model {ranks[FITTED + TWO].auroc}, of the untrained twin {ranks[TWIN + TWO].auroc}."
     if r.readings:
         told = ", ".join(f"{name} {value:.2f}" for name, value in r.readings.items())
@@ -190,7 +204,12 @@ def _most(r: Result) -> float:
 
 
 def _listed(names: list[str]) -> str:
-    return "; ".join(names) or "none"
+    """Name the scores of the model, and count those of bands and indices."""
+    shown = [name for name in names if name.partition(",")[0] not in (*BANDS, *delta_scores.INDICES)]
+    few = len(names) - len(shown)
+    return f"{few} of {2 * (len(BANDS) + len(delta_scores.INDICES))} scores of bands and indices; " + (
+        "; ".join(shown) or "no other"
+    )
 
 
 def _tables(r: Result) -> Iterator[str]:
@@ -217,7 +236,7 @@ def _tables(r: Result) -> Iterator[str]:
 
 
 def _table(rankings: dict[str, Ranking], primary: str) -> Iterator[str]:
-    yield _row(COLUMNS)
+    yield _row((*COLUMNS[:-1], "cosine distance minus it (AUROC)") if primary.startswith("token") else COLUMNS)
     yield _row(("---",) * len(COLUMNS))
     for name, one in sorted(rankings.items(), key=lambda item: -item[1].auroc.value):
         told = f"**{name}**" if name == primary else name
