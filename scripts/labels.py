@@ -141,7 +141,7 @@ def flood(root: Path) -> Task:
 def damage(root: Path) -> Task:
     """Return bark-beetle damage of 2020 against forest that stood in 2022; a place is a block of 20 km."""
     paths = sorted((root / "change" / "barkbeetle_cz").glob("*_202009.tif"))
-    scenes = [_damage_scene(root, path) for path in paths]
+    scenes = [damage_scene(root, path) for path in paths]
     blocks = blocks_of(np.array([scene.lonlat for scene in scenes]), DAMAGE_BLOCK_M)
     sites = []
     for path, scene, block in zip(paths, scenes, blocks, strict=True):
@@ -257,7 +257,8 @@ def chips_at(scene: Scene, origin_k2: np.ndarray) -> Chips:
     )
 
 
-def _damage_scene(root: Path, path: Path) -> Scene:
+def damage_scene(root: Path, path: Path) -> Scene:
+    """Read one file of the bark-beetle places, dated September 2020; NaN where a band has no data."""
     order = [DAMAGE_BANDS.index(next(b for b, name in NAMES.items() if name == band)) + 1 for band in BANDS]
     with rasterio.open(path) as file:
         pixels = file.read(order).astype(np.float32) / 10_000
