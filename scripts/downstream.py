@@ -26,6 +26,7 @@ from geoelle.figures import ACCENT, GRID, INK, MUTED, NULL, STYLE, png
 from geoelle.files import write_bytes
 from geoelle.models import load_model
 from geoelle.probe import on_scale
+from given import folders_of
 from labels import Task, tasks
 from patch_samples import Sample, cached
 
@@ -319,9 +320,7 @@ def _panel(axis: Axes, result: Result) -> None:
 @click.option("--threads", default=1, show_default=True)
 def main(imagery: Path, weights: tuple[str, ...], cache: Path | None, threads: int) -> None:
     torch.set_num_threads(threads)
-    pairs = {name: folder for name, _, folder in (given.partition("=") for given in weights)}
-    if missing := [name for name, folder in pairs.items() if not folder]:
-        raise click.BadParameter(f"no folder is given for {', '.join(missing)}; write MODEL=FOLDER")
+    pairs = folders_of(weights)
     click.echo(section(imagery, pairs, cache))
 
 

@@ -32,6 +32,7 @@ from geoelle.models.nano import BANDS
 from geoelle.products import shipped_probe
 from geoelle.scores import Scores
 from geoelle.trust import Trust
+from given import folders_of
 from nano_samples import Labelled
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -97,14 +98,6 @@ def verdict_of(section: str) -> str:
     return next(line for line in section.splitlines() if line.startswith("**Of "))
 
 
-def pairs_of(options: tuple[str, ...]) -> dict[str, Path]:
-    """Return the folders of NAME=FOLDER."""
-    found = dict(option.split("=", 1) for option in options if "=" in option)
-    if len(found) != len(options):
-        raise click.BadParameter("give NAME=FOLDER", param_hint="--weights")
-    return {name: Path(folder) for name, folder in found.items()}
-
-
 @click.command()
 @click.argument("imagery", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--weights", multiple=True, metavar="NAME=FOLDER")
@@ -112,7 +105,7 @@ def pairs_of(options: tuple[str, ...]) -> dict[str, Path]:
 @click.option("--threads", default=1, show_default=True)
 def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None, threads: int) -> None:
     torch.set_num_threads(threads)
-    folders = pairs_of(weights)
+    folders = {name: Path(folder) for name, folder in folders_of(weights).items()}
     model = load_model("nano")
     probe = shipped_probe(model, BANDS)
     demo = eval_demo.demo_section(model, probe)

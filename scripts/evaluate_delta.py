@@ -27,6 +27,7 @@ from geoelle.models import Model, load_model
 from geoelle.models.nano import BANDS
 from geoelle.probe import Probe
 from geoelle.shipped import probe_of_space
+from given import folders_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUMBERS, PAGE = DOCS / "delta.json", DOCS / "evaluation-delta.md"
@@ -255,9 +256,7 @@ def _row(cells: tuple[object, ...]) -> str:
 @click.option("--threads", default=1, show_default=True)
 def main(imagery: Path, weights: tuple[str, ...], cache: Path | None, threads: int) -> None:
     torch.set_num_threads(threads)
-    pairs = {name: folder for name, _, folder in (given.partition("=") for given in weights)}
-    if missing := [name for name, folder in pairs.items() if not folder]:
-        raise click.BadParameter(f"no folder is given for {', '.join(missing)}; write MODEL=FOLDER")
+    pairs = folders_of(weights)
     found = section(imagery, pairs, cache)
     write_bytes(PAGE, (HEAD + found).encode(), overwrite=True)
     click.echo(found)

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 import improve_page
 from geoelle.models import Model, load_model, nano
+from given import folders_of
 from improve_fits import FOLDS, Fold, Recipe, blended, pixel_parts, place_folds, predict
 from improve_material import Material, material_of
 from improve_pools import inputs_of
@@ -248,7 +249,7 @@ def keep(**changed: object) -> None:
 )
 def main(imagery: Path, weights: tuple[str, ...], cache: Path | None, networks: Path | None) -> None:
     torch.set_num_threads(1)
-    began, folders = time.monotonic(), dict(pair.split("=", 1) for pair in weights)
+    began, folders = time.monotonic(), folders_of(weights)
     with threadpool_limits(1):
         for name in DEVELOPMENT:
             if name != "nano" and name not in folders:

@@ -7,6 +7,7 @@ come first, then whole groups or blocks are drawn where there are too many rows,
 from __future__ import annotations
 
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,14 +148,14 @@ class _Parquet:
         return None if not found or found[0] is None else np.concatenate(found)
 
 
-class _Arrays:
+class _Arrays(ABC):
     """Arrays by name in one file, each read when it is asked for."""
 
     path: Path
     names: tuple[str, ...]
 
-    def column(self, name: str) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def column(self, name: str) -> np.ndarray: ...
 
     def vectors(self, name: str, rows: np.ndarray, count: int) -> np.ndarray:
         array = self.column(name)
