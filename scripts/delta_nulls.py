@@ -89,22 +89,26 @@ class Judges:
 
     def _learn(self, name: str, years_rn: np.ndarray) -> None:
         try:
-            self.nulls[name] = fit_null(np.where(self.before.inside_n, years_rn, np.nan))
+            self.nulls[name] = fit_null(years_rn)
         except ProbeError:
             if name == "Delta":
                 raise
+
+    def _before(self, name: str) -> np.ndarray:
+        return np.where(self.before.inside_n, self.before.numbers[name], np.nan)
 
     def judge(self, after: Measured, rate: float = RATE) -> dict[str, Outcome]:
         """Test a date after, every measure."""
         found: dict[str, Outcome] = {}
         for name, null in self.nulls.items():
-            if distance := DISTANCES.get(name):
+            distance = DISTANCES.get(name)
+            if distance:
                 of, apart = distance
                 tested = null.test(_log(apart(self.before.vectors[of], after.vectors[of])))
             else:
-                gated_n = np.where(self.before.inside_n, self.before.numbers[name], np.nan)
-                tested = null.test(after.numbers[name], None if self.departure else gated_n)
-            p_n = np.where(np.isfinite(found["Delta"].p_n), tested.p_n, np.nan) if found else tested.p_n
+                tested = null.test(after.numbers[name], None if self.departure else self._before(name))
+            known_n = np.isfinite(found["Delta"].p_n) if found else self.before.inside_n
+            p_n = np.where(known_n, tested.p_n, np.nan)
             with np.errstate(invalid="ignore"):
                 flag_n = (q_values(p_n) <= rate) & ((tested.t_n > 0) | (distance is None))
             size_n = tested.t_n if distance else np.abs(tested.t_n)

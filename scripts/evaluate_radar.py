@@ -19,7 +19,9 @@ import nano_data
 from delta_kits import fitted_probe
 from delta_seen import Cells, Reader, cached
 from evaluate_power import auroc
+from geoelle.area import Addresses
 from geoelle.bootstrap import Bootstrap, Interval
+from geoelle.chips import Chips
 from geoelle.complexity import feature_names
 from geoelle.models import load_model
 from geoelle.probe import Probe
@@ -56,7 +58,7 @@ def look(scene: Scene, event: str, reader: Reader, cache: Path | None) -> Seen:
     origin_k2 = origin_k2[np.array(whole)]
 
     def read() -> tuple[Cells]:
-        chips = chips_at(scene, origin_k2)
+        chips = side_by_side(chips_at(scene, origin_k2))
         if np.isnat(chips.times_bt).any():
             chips = replace(chips, times_bt=np.full_like(chips.times_bt, UNKNOWN))
         parts = reader.chip_parts(chips)
@@ -68,6 +70,13 @@ def look(scene: Scene, event: str, reader: Reader, cache: Path | None) -> Seen:
     grid = np.stack(np.indices((CHIP_PX // PATCH_PX,) * 2), axis=-1).reshape(-1, 2)
     at_k2 = (origin_k2[:, None] // PATCH_PX + grid).reshape(-1, 2)
     return Seen(scene=scene, event=event, at_k2=at_k2, cells=cells)
+
+
+def side_by_side(chips: Chips) -> Chips:
+    """Address chips on the lattice whose chips do not overlap, so that each answers for all of its patches."""
+    own = chips.addresses
+    lattice, side = replace(own.lattice, stride_px=CHIP_PX), CHIP_PX // own.lattice.stride_px
+    return replace(chips, addresses=Addresses(lattice=lattice, rows=own.rows // side, cols=own.cols // side))
 
 
 def probe_without(every: list[Seen], event: str, reader: Reader) -> Probe:
