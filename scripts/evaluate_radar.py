@@ -62,7 +62,7 @@ def look(scene: Scene, event: str, reader: Reader, cache: Path | None) -> Seen:
         if np.isnat(chips.times_bt).any():
             chips = replace(chips, times_bt=np.full_like(chips.times_bt, UNKNOWN))
         parts = reader.chip_parts(chips)
-        flat = {name: value.reshape(-1, *value.shape[3:]) for name, value in parts.items()}
+        flat = {name: value.reshape(int(np.prod(value.shape[:3])), *value.shape[3:]) for name, value in parts.items()}
         return (Cells(tokens_nd=flat["tokens"], twin_nd=flat["twin"], loss_n=flat["loss"], bands_nc=flat["bands"],
                       features_nf=flat["features"]),)  # fmt: skip
 
