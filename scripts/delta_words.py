@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from scipy import stats
+
 
 def span(found: Mapping[str, float | None]) -> str:
     """Write a value and its interval.
@@ -46,3 +48,13 @@ def table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str
     yield row(head)
     yield row(("---",) * len(head))
     yield from map(row, rows)
+
+
+def exact(hits: int, count: int) -> dict[str, float]:
+    """Return a share with its Clopper-Pearson interval.
+
+    >>> {name: round(value, 3) for name, value in exact(0, 30).items()}
+    {'hits': 0, 'value': 0.0, 'low': 0.0, 'high': 0.116}
+    """
+    span = stats.binomtest(hits, count).proportion_ci(method="exact")
+    return {"hits": hits, "value": hits / count, "low": float(span.low), "high": float(span.high)}

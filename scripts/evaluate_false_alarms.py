@@ -8,7 +8,7 @@ What is measured stands in docs/protocol-delta-series.md, which was committed be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +24,7 @@ from delta_kits import nano_kit
 from delta_nulls import RANDOM, Judges, Kit, Measured
 from delta_seen import Reader, cached
 from delta_series import STRIDES, Image, Series
+from delta_words import exact
 from geoelle.bootstrap import Bootstrap, Interval
 from geoelle.change import MIN_REPLICATES
 from geoelle.errors import ProbeError
@@ -31,6 +32,9 @@ from geoelle.errors import ProbeError
 LEVELS = (0.01, 0.05, 0.1, 0.5)
 CUT = 0.15
 """Loss of NDVI by which a cell of the forest is called likely cut."""
+MOST = 20
+"""Flagged maps that are named."""
+Plan = Callable[[int], Iterator[tuple[int, int, list[int]]]]
 LEAVES = ("June", "July", "August", "September")
 
 
@@ -127,16 +131,6 @@ def summary(maps: Sequence[Map]) -> dict[str, object]:
     }
 
 
-def exact(hits: int, count: int) -> dict[str, float]:
-    """Return a share with its Clopper-Pearson interval.
-
-    >>> {name: round(value, 3) for name, value in exact(0, 30).items()}
-    {'hits': 0, 'value': 0.0, 'low': 0.0, 'high': 0.116}
-    """
-    span = stats.binomtest(hits, count).proportion_ci(method="exact")
-    return {"hits": hits, "value": hits / count, "low": float(span.low), "high": float(span.high)}
-
-
 def by_measure(maps: Sequence[dict[str, Map]]) -> dict[str, dict[str, object]]:
     """Summarise every measure; of random directions, the means of their numbers."""
     names = [name for name in maps[0] if all(name in m for m in maps)]
@@ -173,14 +167,24 @@ def of_series(series: Series, unit: str, imagery: Path | None, cache: Path | Non
     return found
 
 
-def _counted(dates: dict[str, list[Measured]], plan: object, keep_n: np.ndarray) -> dict[str, object] | None:
-    """Count the maps of Delta alone, over all seasons; they share dates, so no interval."""
-    maps = [m["Delta"] for d in dates.values() for m in judged([only(x) for x in d], plan(len(d)), keep_n)]
+def _counted(dates: dict[str, list[Measured]], plan: Plan, keep_n: np.ndarray) -> dict[str, object] | None:
+    """Count the maps of Delta alone, over all seasons, and name the flagged ones; they share dates, so no interval."""
+    maps, named = [], []
+    for season, found in dates.items():
+        for after, before, history in plan(len(found)):
+            for one in judged([only(date) for date in found], iter([(after, before, history)]), keep_n):
+                maps.append(one["Delta"])
+                named.append({"season": season, "after": after, "before": before, "years": len(history)})
     if not maps:
         return None
     p_k = np.concatenate([m.p_k for m in maps])
-    return {"maps": len(maps), "any": sum(bool(m.flag_k.any()) for m in maps), "flagged": float(np.concatenate([m.flag_k for m in maps]).mean()),
-            "below": {f"{level:g}": float((p_k < level).mean()) for level in LEVELS}}  # fmt: skip
+    flagged = [
+        name | {"flagged": float(m.flag_k.mean())} for name, m in zip(named, maps, strict=True) if m.flag_k.any()
+    ]
+    return {
+        "maps": len(maps), "any": len(flagged), "flagged": float(np.concatenate([m.flag_k for m in maps]).mean()),
+        "below": {f"{level:g}": float((p_k < level).mean()) for level in LEVELS}, "flagged_maps": flagged[:MOST],
+    }  # fmt: skip
 
 
 def only(found: Measured) -> Measured:

@@ -17,7 +17,7 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 import delta_page
-from evaluate_false_alarms import exact
+from delta_words import exact
 from geoelle.bootstrap import Bootstrap, Interval
 from geoelle.change import q_values
 from geoelle.delta import RATE, judge
