@@ -27,6 +27,8 @@ def power(models: Sequence[Found]) -> Iterator[str]:
     )
     yield ""
     yield f"![Share of injected cells that are flagged](img/{PICTURE.name})"
+    yield ""
+    yield "A line that starts above 0 is of a measure that flags ground without a change as well."
     for found in models:
         yield ""
         yield from _model(found)
@@ -41,12 +43,13 @@ def _model(found: Found) -> Iterator[str]:
         f"- False share of the flagged cells (rate {RATE:g}): Delta {span(found['false']['Delta'])}, {_false(found['false']['Delta'])}. "
         + (f"Above the rate: {listed([n for n, f in found['false'].items() if f['low'] > RATE])}.")
     )
-    large = found["sizes"]["64"]["Delta"]
-    recall = {g["kind"]: g["recall"]["Delta"] for g in found["grid"] if g["size_px"] == 64 and g["amplitude"] == 4}
+    yield f"- Of the measures whose false share is not above the rate ({listed(quiet(found))}), recall is highest, by kind: {_best_quiet(found)}."
+    yield "- A measure that flags much without an injection has recall for nothing: read recall beside the false share; AUROC does not depend on flags."
+    large, recall = found["sizes"]["64"]["Delta"], {size: _recall(found, size) for size in (32, 64)}
+    both = ", ".join(f"{kind} {value:.2f} ({recall[32][kind]:.2f})" for kind, value in recall[64].items())
     yield (
-        f"- Squares of 64 px hold 64% of the judged ground, and the shift of the whole map takes them for no change: false share {span(large)}, cells found at amplitude 4 "
-        + ", ".join(f"{kind} {value:.2f}" for kind, value in recall.items())
-        + ". Delta is of changes that most of the map does not share."
+        f"- Squares of 64 px hold 64% of the judged ground, and the shift of the whole map was expected to take them for no change. Cells found by Delta at amplitude 4, beside "
+        f"squares of 32 px: {both}; false share {span(large)}."
     )
     told = ", ".join(
         f"{month} {r['flagged']['Delta']:.0f} of {r['judged']} ({r['history']} years)"
@@ -64,14 +67,28 @@ def _model(found: Found) -> Iterator[str]:
     for kind in found["kinds"]:
         for amplitude in sorted({g["amplitude"] for g in found["grid"]}):
             cells = [g for g in found["grid"] if g["kind"] == kind and g["amplitude"] == amplitude]
-            yield row(
-                (kind, f"{amplitude:g}", *(f"{g['recall']['Delta']:.2f} ({g['found']['Delta']:.2f})" for g in cells))
-            )
+            yield row((kind, f"{amplitude:g}", *(f"{g['recall']['Delta']:.2f} ({g['found']:.2f})" for g in cells)))
     yield ""
     yield "False share of the flagged cells, mean over maps:"
     yield ""
     yield from table(("measure", "up to 32 px", *(f"{size} px" for size in sizes)),
                      ((n, span(f), *(f"{found['sizes'][size][n]['value']:.3f}" for size in sizes)) for n, f in found["false"].items()))  # fmt: skip
+
+
+def quiet(found: Found) -> list[str]:
+    """Name the measures whose false share is not above the rate."""
+    return [name for name, f in found["false"].items() if f["low"] <= RATE]
+
+
+def _best_quiet(found: Found) -> str:
+    rows = {kind: {n: measures[n]["recall"] for n in quiet(found)} for kind, measures in found["kinds"].items()}
+    best = {kind: max(some, key=lambda n, s=some: s[n]["value"]) for kind, some in rows.items()}
+    return ", ".join(f"{kind} {name} {span(rows[kind][name])}" for kind, name in best.items())
+
+
+def _recall(found: Found, size: int) -> dict[str, float]:
+    some = (g for g in found["grid"] if g["size_px"] == size and g["amplitude"] == 4)
+    return {g["kind"]: g["recall"]["Delta"] for g in some}
 
 
 def _verdict(rows: Found) -> str:
@@ -152,7 +169,7 @@ def draw(found: Found, path: Path = PICTURE) -> None:
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(shown), fontsize=8, frameon=False
     )
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=95, metadata={"Software": None})
     plt.close(figure)
 
 
@@ -162,4 +179,5 @@ def _shown(found: Found) -> list[str]:
     best = []
     for rows in found["kinds"].values():
         best += sorted(names, key=lambda name: -rows[name]["recall"]["value"])[:BEST]
-    return ["Delta", "Delta excess", *[name for name in dict.fromkeys(best) if name != "Delta excess"]][:8]
+    also = ["Delta excess", "token, cosine distance"]
+    return ["Delta", *also, *[name for name in dict.fromkeys(best) if name not in also]][:8]

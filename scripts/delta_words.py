@@ -32,10 +32,10 @@ def share(found: Mapping[str, float | None]) -> str:
 def listed(names: Sequence[str]) -> str:
     """Write names one after the other.
 
-    >>> listed([])
-    'none'
+    >>> listed(["token, cosine distance", "red"]), listed([])
+    ('token, cosine distance; red', 'none')
     """
-    return ", ".join(names) or "none"
+    return "; ".join(names) or "none"
 
 
 def row(cells: Iterable[object]) -> str:

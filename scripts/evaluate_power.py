@@ -146,7 +146,7 @@ def _grid(every: Sequence[Case]) -> Iterator[dict[str, object]]:
     for size in SIZES_PX:
         for amplitude in AMPLITUDES:
             some = [c for c in every if (c.size_px, c.amplitude) == (size, amplitude)]
-            parts = {part: means(some, part) for part in ("recall", "found", "auroc")}
+            parts = {part: means(some, part) for part in ("recall", "auroc")} | {"found": means(some, "found")["Delta"]}
             yield {"kind": some[0].kind, "size_px": size, "amplitude": amplitude, "cases": len(some), **parts}
 
 
