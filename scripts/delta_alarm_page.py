@@ -77,11 +77,18 @@ def _in_order(found: Found) -> str:
     """Tell what a user gets, who has earlier years only."""
     of_maps = exact(found["any"], found["maps"])
     verdict = "hold" if of_maps["low"] <= RATE else "are too many"
-    named = [f"{m['season']} {m['years']} years ({m['flagged']:.1%})" for m in found["flagged_maps"]]
+    named = [
+        f"{m['season']} {m['years']} years ({m['flagged']:.1%}; {_worth(m['prior_dof'])}, spread {m['prior_sd']:.3f})"
+        for m in found["flagged_maps"]
+    ]
     return (
         f"**In the order of time, as a user has them, alarms {verdict}**: {found['any']} of {found['maps']} maps have a flag ({span(of_maps)}), {found['flagged']:.2%} of cells, "
-        f"p < 0.05 in {found['below']['0.05']:.3f}{'; flagged, by month and years of history: ' + listed(named) if named else ''}."
+        f"p < 0.05 in {found['below']['0.05']:.3f}{'; flagged, by month and years of history, with what the shared spread of the cells was taken to be worth: ' + listed(named) if named else ''}."
     )
+
+
+def _worth(dof: float | None) -> str:
+    return "infinite degrees of freedom" if dof is None else f"{dof:.1f} degrees of freedom"
 
 
 def uniform(summary: Found) -> str:

@@ -168,19 +168,26 @@ def of_series(series: Series, unit: str, imagery: Path | None, cache: Path | Non
 
 
 def _counted(dates: dict[str, list[Measured]], plan: Plan, keep_n: np.ndarray) -> dict[str, object] | None:
-    """Count the maps of Delta alone, over all seasons, and name the flagged ones; they share dates, so no interval."""
-    maps, named = [], []
+    """Count the maps of Delta alone, over all seasons, and describe the flagged ones; they share dates, so no interval."""
+    maps, flagged = [], []
     for season, found in dates.items():
+        every = [only(date) for date in found]
         for after, before, history in plan(len(found)):
-            for one in judged([only(date) for date in found], iter([(after, before, history)]), keep_n):
-                maps.append(one["Delta"])
-                named.append({"season": season, "after": after, "before": before, "years": len(history)})
+            try:
+                judges = Judges(every[before], [every[k] for k in history])
+            except ProbeError:
+                continue
+            out, prior = judges.judge(every[after])["Delta"], judges.nulls["Delta"].prior
+            maps.append(one := _kept(out.p_n, out.flag_n, keep_n))
+            if one.flag_k.any():
+                dof = prior.dof if np.isfinite(prior.dof) else None
+                told = {"season": season, "after": after, "before": before, "years": len(history)}
+                flagged.append(
+                    told | {"flagged": float(one.flag_k.mean()), "prior_dof": dof, "prior_sd": prior.variance**0.5}
+                )
     if not maps:
         return None
     p_k = np.concatenate([m.p_k for m in maps])
-    flagged = [
-        name | {"flagged": float(m.flag_k.mean())} for name, m in zip(named, maps, strict=True) if m.flag_k.any()
-    ]
     return {
         "maps": len(maps), "any": len(flagged), "flagged": float(np.concatenate([m.flag_k for m in maps]).mean()),
         "below": {f"{level:g}": float((p_k < level).mean()) for level in LEVELS}, "flagged_maps": flagged[:MOST],
