@@ -31,7 +31,7 @@ from geoelle.quicklook import CREDIT
 from geoelle.report import Picture
 
 DOCS = Path(__file__).parents[1] / "docs"
-MOST_CHIPS = 160
+MOST_CHIPS = 120
 """Chips that faults are injected into, and clean ones: few, so that the demo stays short."""
 PREDICTORS = (
     "ELLE", "ELLE on random folds", "untrained twins", "pixel ridge", "pixel boosted trees", "pixel SVR",
@@ -58,8 +58,8 @@ PRODUCTS = (
     ),
     Product(
         title="geoelle fit: a probe of your own", folder="fit", picture="scores.png",
-        sentence="A probe fitted on half of the scene and judged on ground held out, beside every null: a score is news "
-        "only above its nulls.",
+        sentence="A probe fitted on half of the scene and judged on ground held out, in folds as far from their training "
+        "part as the map is from the sample (kNNDM), beside every null: a score is news only above its nulls.",
     ),
     Product(
         title="geoelle fit --pairs: any other model", folder="pairs", picture="calibration.png",
@@ -175,6 +175,7 @@ def published(docs: Path, out: Path) -> tuple[Block, ...]:
     """
     evaluation = _read(docs / "evaluation.json", "scripts/evaluate.py")
     downstream = _read(docs / "downstream.json", "scripts/downstream.py")
+    columns, *faults = _markdown_table(_there(docs / "evaluation.md", "scripts/evaluate.py"), "## Data-quality flags")
     try:
         scores, tasks = tuple(_score_row(each) for each in evaluation.values()), _task_rows(downstream)
     except (KeyError, TypeError, AttributeError, StopIteration) as cause:
@@ -200,10 +201,23 @@ def published(docs: Path, out: Path) -> tuple[Block, ...]:
         ),
         Block(
             title="Which score flags bad data? Every chip, three strengths",
+            lines=("AUROC of faulty chips of the demo scene against clean ones; a star: the fault changes it beyond doubt.",),
+            columns=columns,
+            rows=tuple(faults),
             links=_links(out, docs, "scripts/evaluate_flags.py", "evaluation.md"),
         ),
         _checkpoints(docs, out),
     )  # fmt: skip
+
+
+def _markdown_table(path: Path, heading: str) -> list[tuple[str, ...]]:
+    """Return the first table under a heading: its head, then its rows."""
+    section = path.read_text("utf-8").partition(f"\n{heading}\n")[2].split("\n## ")[0]
+    lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    if not lines:
+        raise GeoelleError(f"{path} has no table under {heading!r}; write it again with scripts/evaluate.py")
+    head, _, *rows = lines[0].replace("**", "").splitlines()
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in (head, *rows)]
 
 
 def _checkpoints(docs: Path, out: Path) -> Block:
@@ -227,7 +241,7 @@ def negative_of(docs: Path, rows: Sequence[flags.Row]) -> tuple[str, ...]:
     evaluation, downstream = (_read(docs / f"{name}.json", f"scripts/{name}.py") for name in ("evaluation", "downstream"))
     faults, tasks = rows[1:], downstream["results"]
     best = sum(max(flags.SCORES, key=row.apart) == "difficulty" for row in faults)
-    lost = [f"{each['title']}, places never seen: {_sentence(_first(each)['sentence'])}" for each in evaluation.values()]
+    lost = [f"{each['title']}, places never seen: {_first(each)['sentence']}" for each in evaluation.values()]
     return (
         *(line for line in lost if "loses to" in line or "ties with" in line),
         f"As a finder of a task's errors, difficulty is useful for {sum(task['useful'] for task in tasks)} of "
@@ -252,7 +266,9 @@ def render(out: Path, docs: Path, rows: Sequence[flags.Row], bench: flags.Bench)
     )  # fmt: skip
     return environment.get_template("demo_page.html").render(
         title="geoelle on the embedded scenes",
-        summary="Where a geospatial foundation model finds the ground hard, and how far to believe it.",
+        summary="A foundation model learns by filling in hidden ground; its loss says how badly it does. A ridge probe "
+        "reads that loss off the model's embedding, without hiding anything: the number it reads is the difficulty. Each "
+        "picture below is one command of `make demo`; each number stands beside the simpler predictors it has to beat.",
         negative=negative_of(docs, rows), parts=parts, credit=CREDIT,
     )  # fmt: skip
 

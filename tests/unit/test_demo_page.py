@@ -83,6 +83,7 @@ def test_what_does_not_hold_comes_first_and_is_what_the_files_say(page, out: Pat
     nano = json.loads((DOCS / "evaluation.json").read_text())["nano"]["scores"]["tables"][0]
     r = nano["rows"][0]["metrics"]["r"]
     assert f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" in rest
+    assert "<td>blank</td><td>100% of it</td>" in rest and "**" not in rest
     assert "800 steps" in rest and "not that of the weights that ship" in rest
 
 
@@ -106,13 +107,14 @@ def test_a_product_that_is_missing_is_no_hole(page, out: Path, lost: str):
 
 
 @pytest.mark.parametrize(
-    "lost", ["evaluation.json", "downstream.json", "img/checkpoints.png", "nano-checkpoints.jsonl"]
+    "lost", ["evaluation.json", "evaluation.md", "downstream.json", "img/checkpoints.png", "nano-checkpoints.jsonl"]
 )
 def test_a_published_file_that_is_missing_or_of_another_kind_is_no_hole(page, out: Path, tmp_path: Path, lost: str):
     docs = tmp_path / "docs"
     (docs / "img").mkdir(parents=True)
     names = (
         "evaluation.json",
+        "evaluation.md",
         "downstream.json",
         "nano-checkpoints.jsonl",
         "img/checkpoints.png",
@@ -124,6 +126,10 @@ def test_a_published_file_that_is_missing_or_of_another_kind_is_no_hole(page, ou
     (docs / lost).unlink()
     with pytest.raises(GeoelleError, match=r"no such file\); run scripts/"):
         rendered(page, out, docs)
+    if lost == "evaluation.md":
+        (docs / lost).write_text("# E\n\n## Data-quality flags\n\nno table\n\n## The demo scene\n\n| a | b |\n")
+        with pytest.raises(GeoelleError, match="no table under '## Data-quality flags'"):
+            rendered(page, out, docs)
     if lost == "evaluation.json":
         (docs / lost).write_text("{")
         with pytest.raises(GeoelleError, match=r"evaluation\.json .*; run scripts/evaluate\.py"):
