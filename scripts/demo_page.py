@@ -195,7 +195,7 @@ def published(docs: Path, out: Path) -> tuple[Block, ...]:
                 docs / "img" / "downstream.png", "scripts/downstream.py", "Does it find the errors of a task?",
                 "Errors caught against the share of patches reviewed, by score.",
             ),
-            columns=("task, model", "places", "errors", *RANKED, "useful"),
+            columns=("task, model, sensor", "places", "errors", *RANKED, "useful"),
             rows=tasks,
             links=_links(out, docs, "scripts/downstream.py", "downstream.json", "evaluation.md"),
         ),
@@ -287,7 +287,7 @@ def _first(each: Mapping[str, Any]) -> Mapping[str, Any]:
 def _task_rows(downstream: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
-            f"{task['task']}, {task['model']}", str(task["places"]),
+            f"{task['task']}, {task['model']}, {task['sensor']}", str(task["places"]),
             f"{task['error_rate']:.1%}" + ("" if task["works"] else " (the task probe does not work)"),
             *(_interval(task["rankings"][name]["auroc"]) for name in RANKED), "yes" if task["useful"] else "no",
         )

@@ -103,7 +103,7 @@ class Reach:
         """Say in words what the density counts."""
         chips, points = int(self.counts_m.sum()), len(self.counts_m)
         at = "" if points == chips else f", each at the nearest of {points:,} points kept of them"
-        return f"density counts those of {chips:,} chips of the fit within that dissimilarity{at}"
+        return f"density counts those of {chips:,} chips of the fit within a dissimilarity of {self.threshold:.3g}{at}"
 
     def inside(self, dissimilarity: np.ndarray) -> np.ndarray:
         """Mark DIs within the area of applicability: 1 inside, 0 outside, NaN for NaN, float32."""

@@ -135,7 +135,7 @@ def error_over_density(
     """
     with matplotlib.rc_context(STYLE):
         figure, axis = _errors_over(density_n, error_n, groups, name="densities", unit=unit)
-        axis.set_xscale("symlog", linthresh=1)  # none at all is a density like any other
+        axis.set_xscale("symlog", linthresh=1, linscale=0.3)  # none at all is a density like any other
         axis.set_xlim(-0.3, max(float(np.nanmax(density_n)), 1.0) * 1.3)
         axis.set_xlabel("training chips of other folds within the threshold (density)")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")

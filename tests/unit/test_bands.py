@@ -101,8 +101,8 @@ def test_tags_say_level_coverage_and_whether_dissimilarity_ranks_errors(probe: P
     assert tags["GEOELLE_INTERVAL"] == "lower, upper: it covers 0.79"
     assert tags["GEOELLE_REACH"] == "it ranks"
     assert tags["GEOELLE_DENSITY"] == (
-        "density counts those of 7 chips of the fit within that dissimilarity, each at the nearest of 1 points kept of "
-        "them, not compared with errors"
+        "density counts those of 7 chips of the fit within a dissimilarity of 1, each at the nearest of 1 points kept "
+        "of them, not compared with errors"
     )
     said = replace(probe, trust={"sentences": {"density": "it tells nothing"}})
     assert Bands(probe=said).tags()["GEOELLE_DENSITY"] == "it tells nothing"

@@ -40,7 +40,8 @@ def test_of_whole_ground_it_is_the_number_of_chips_that_near(folds: list):
         np.testing.assert_array_equal(held[test], wanted)
     # the distance of one chip is the threshold itself, and rounds to either side
     assert (((held > 0) == (di <= reach.threshold)) | np.isclose(di, reach.threshold, rtol=1e-9)).all()
-    assert "600 chips of the fit within that dissimilarity" in reach.counted() and "kept" not in reach.counted()
+    said = reach.counted()
+    assert f"600 chips of the fit within a dissimilarity of {reach.threshold:.3g}" in said and "kept" not in said
 
 
 def test_of_thinned_ground_it_lies_between_the_counts_a_covering_radius_nearer_and_farther(folds: list):
