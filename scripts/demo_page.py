@@ -10,19 +10,17 @@ report.html is shown too. A product or a file that is missing is an error, never
 from __future__ import annotations
 
 import html
-import json
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import jinja2
 import torch
 
 import evaluate_flags as flags
+from demo_evidence import Block, interval, negative_of, published, read_json, sentence_of, there
 from geoelle.errors import GeoelleError
 from geoelle.files import write_bytes
 from geoelle.models import load_model
@@ -33,10 +31,6 @@ from geoelle.report import Picture
 DOCS = Path(__file__).parents[1] / "docs"
 MOST_CHIPS = 120
 """Chips that faults are injected into, and clean ones: few, so that the demo stays short."""
-PREDICTORS = (
-    "ELLE", "ELLE on random folds", "untrained twins", "pixel ridge", "pixel boosted trees", "pixel SVR",
-)  # fmt: skip
-RANKED = ("confidence of the task probe", "difficulty", "dissimilarity", "complexity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,18 +79,6 @@ PRODUCTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Block:
-    """One thing to see: a picture or a title, sentences, a table, links as (label, address)."""
-
-    title: str
-    lines: tuple[str, ...] = ()
-    picture: Picture | None = None
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    links: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
     """A part of the page."""
 
@@ -130,14 +112,14 @@ def _grown(page: Path) -> Product:
 
 def _block(out: Path, product: Product) -> Block:
     folder = out / product.folder
-    page = _there(folder / product.page, "make demo")
+    page = there(folder / product.page, "make demo")
     numbers = folder / "diagnostics.json"
     told = []
     if numbers.is_file():
-        scores = _read(numbers, "make demo")["scores"]
-        told = [f"Held out: {scores['holdout']}.", _sentence(scores["tables"][0]["sentence"])]
+        scores = read_json(numbers, "make demo")["scores"]
+        told = [f"Held out: {scores['holdout']}.", sentence_of(scores["tables"][0]["sentence"])]
     picture = Picture(
-        title=product.title, caption=product.sentence, png=_there(folder / product.picture, "make demo").read_bytes()
+        title=product.title, caption=product.sentence, png=there(folder / product.picture, "make demo").read_bytes()
     )
     links = (("Open its report", page.relative_to(out).as_posix()),)
     return Block(title=product.title, lines=tuple(told), picture=picture, links=links)
@@ -155,7 +137,7 @@ def flags_of(rows: Sequence[flags.Row], bench: flags.Bench) -> Block:
             "three strengths of each fault.",
         ),
         columns=("fault", "strength", *flags.SCORES),
-        rows=tuple((r.fault, r.strength, *(_interval(r.auroc[s], 2) for s in flags.SCORES)) for r in rows),
+        rows=tuple((r.fault, r.strength, *(interval(r.auroc[s], 2) for s in flags.SCORES)) for r in rows),
         links=(("computed now by scripts/evaluate_flags.py", ""),),
     )
 
@@ -166,88 +148,6 @@ def live_flags() -> tuple[list[flags.Row], flags.Bench]:
     bench = flags.make_bench(model, most=MOST_CHIPS)
     middle = {name: (told, strengths[1:2]) for name, (told, strengths) in flags.FAULTS.items()}
     return flags.measure(bench, model, flags.shipped_probe(model, BANDS), middle), bench
-
-
-def published(docs: Path, out: Path) -> tuple[Block, ...]:
-    """Return what was measured on imagery that the demo does not have, each with its script and its file.
-
-    Raises `GeoelleError` for a file that is missing or does not hold what its script writes.
-    """
-    evaluation = _read(docs / "evaluation.json", "scripts/evaluate.py")
-    downstream = _read(docs / "downstream.json", "scripts/downstream.py")
-    columns, *faults = _markdown_table(_there(docs / "evaluation.md", "scripts/evaluate.py"), "## Data-quality flags")
-    try:
-        scores, tasks = tuple(_score_row(each) for each in evaluation.values()), _task_rows(downstream)
-    except (KeyError, TypeError, AttributeError, StopIteration) as cause:
-        raise GeoelleError(f"the published numbers in {docs} cannot be shown ({cause!r}); write them again") from cause
-    return (
-        Block(
-            title="Does the embedding know the loss, on places never seen?",
-            lines=("r of log-loss on whole places held out, all chips, with 95% intervals from redrawing places.",),
-            columns=("model", "chips, places", *PREDICTORS),
-            rows=scores,
-            links=_links(out, docs, "scripts/evaluate.py", "evaluation.json", "evaluation.md"),
-        ),
-        Block(
-            title="Does it find the errors of a task?",
-            lines=("AUROC of the errors of a linear probe for the task, places held out; above 0.5 ranks errors first.",),
-            picture=_picture(
-                docs / "img" / "downstream.png", "scripts/downstream.py", "Does it find the errors of a task?",
-                "Errors caught against the share of patches reviewed, by score.",
-            ),
-            columns=("task, model, sensor", "places", "errors", *RANKED, "useful"),
-            rows=tasks,
-            links=_links(out, docs, "scripts/downstream.py", "downstream.json", "evaluation.md"),
-        ),
-        Block(
-            title="Which score flags bad data? Every chip, three strengths",
-            lines=("AUROC of faulty chips of the demo scene against clean ones; a star: the fault changes it beyond doubt.",),
-            columns=columns,
-            rows=tuple(faults),
-            links=_links(out, docs, "scripts/evaluate_flags.py", "evaluation.md"),
-        ),
-        _checkpoints(docs, out),
-    )  # fmt: skip
-
-
-def _markdown_table(path: Path, heading: str) -> list[tuple[str, ...]]:
-    """Return the first table under a heading: its head, then its rows."""
-    section = path.read_text("utf-8").partition(f"\n{heading}\n")[2].split("\n## ")[0]
-    lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
-    if not lines:
-        raise GeoelleError(f"{path} has no table under {heading!r}; write it again with scripts/evaluate.py")
-    head, _, *rows = lines[0].replace("**", "").splitlines()
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in (head, *rows)]
-
-
-def _checkpoints(docs: Path, out: Path) -> Block:
-    log = _there(docs / "nano-checkpoints.jsonl", "scripts/train_nano.py")
-    rows = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    last, title = rows[-1]["probe"], "What difficulty looks like while nano is trained"
-    caption = (
-        f"Difficulty that a probe of each checkpoint reads on {last['places']} places held out ({last['chips']} chips), "
-        f"over the true loss, and r of both beside its nulls. A short training of {rows[-1]['step']:,} steps of the pixel "
-        "objective, made to draw this: not that of the weights that ship."
-    )
-    return Block(
-        title=title,
-        picture=_picture(docs / "img" / "checkpoints.png", "scripts/plot_training.py --probe", title, caption),
-        links=_links(out, docs, "scripts/train_nano.py and scripts/plot_training.py", "nano-checkpoints.jsonl"),
-    )
-
-
-def negative_of(docs: Path, rows: Sequence[flags.Row]) -> tuple[str, ...]:
-    """Return what does not hold, out of the published numbers and the faults injected now."""
-    evaluation, downstream = (_read(docs / f"{name}.json", f"scripts/{name}.py") for name in ("evaluation", "downstream"))
-    faults, tasks = rows[1:], downstream["results"]
-    best = sum(max(flags.SCORES, key=row.apart) == "difficulty" for row in faults)
-    lost = [f"{each['title']}, places never seen: {_first(each)['sentence']}" for each in evaluation.values()]
-    return (
-        *(line for line in lost if "loses to" in line or "ties with" in line),
-        f"As a finder of a task's errors, difficulty is useful for {sum(task['useful'] for task in tasks)} of "
-        f"{len(tasks)} pairs of task and model.",
-        f"As a flag of bad data on the demo scene, difficulty is the best score for {best} of {len(faults)} faults.",
-    )  # fmt: skip
 
 
 def render(out: Path, docs: Path, rows: Sequence[flags.Row], bench: flags.Bench) -> str:
@@ -271,61 +171,6 @@ def render(out: Path, docs: Path, rows: Sequence[flags.Row], bench: flags.Bench)
         "picture below is one command of `make demo`; each number stands beside the simpler predictors it has to beat.",
         negative=negative_of(docs, rows), parts=parts, credit=CREDIT,
     )  # fmt: skip
-
-
-def _score_row(each: Mapping[str, Any]) -> tuple[str, ...]:
-    table = _first(each)
-    r = {row["name"]: row["metrics"]["r"] for row in table["rows"]}
-    return (each["title"], f"{table['n_chips']:,}, {table['n_places']}", *(_interval(r[name]) for name in PREDICTORS))
-
-
-def _first(each: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the table of log-loss and all chips."""
-    return next(table for table in each["scores"]["tables"] if table["scale"] == "log" and table["subset"].startswith("all"))
-
-
-def _task_rows(downstream: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        (
-            f"{task['task']}, {task['model']}, {task['sensor']}", str(task["places"]),
-            f"{task['error_rate']:.1%}" + ("" if task["works"] else " (the task probe does not work)"),
-            *(_interval(task["rankings"][name]["auroc"]) for name in RANKED), "yes" if task["useful"] else "no",
-        )
-        for task in downstream["results"]
-    )  # fmt: skip
-
-
-def _interval(value: Any, digits: int = 3) -> str:
-    point, low, high = (
-        (value["value"], value["low"], value["high"]) if isinstance(value, dict) else (value.value, value.low, value.high)
-    )
-    return "-" if point is None else f"{point:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _picture(path: Path, made_by: str, title: str, caption: str) -> Picture:
-    return Picture(title=title, caption=caption, png=_there(path, made_by).read_bytes())
-
-
-def _links(out: Path, docs: Path, script: str, *names: str) -> tuple[tuple[str, str], ...]:
-    there = ((f"docs/{name}", Path(os.path.relpath(docs / name, out)).as_posix()) for name in names)
-    return ((f"Printed by {script}", ""), *there)
-
-
-def _read(path: Path, made_by: str) -> Any:
-    try:
-        return json.loads(_there(path, made_by).read_text("utf-8"))
-    except json.JSONDecodeError as cause:
-        raise GeoelleError(f"the page of the demo cannot be made for {path} ({cause}); run {made_by}") from cause
-
-
-def _there(path: Path, made_by: str) -> Path:
-    if not path.is_file():
-        raise GeoelleError(f"the page of the demo cannot be made for {path} (no such file); run {made_by}")
-    return path
 
 
 @click.command()
