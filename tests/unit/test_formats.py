@@ -552,7 +552,7 @@ def test_a_cog(made: Made):
         for i in range(1, file.count + 1):
             assert set(file.tags(i)) == {row["name"] for row in table("cog-statistics")}
         assert file.tags()["GEOELLE_SPACE"] == " | ".join(f"{k}={v}" for k, v in sorted(made.probe.space.items()))
-        difficulty, complexity, excess, days, lower, upper, applicable, dissimilarity = file.read()
+        difficulty, complexity, excess, days, lower, upper, applicable, dissimilarity, density = file.read()
     finite = np.isfinite(difficulty)
     assert finite.any() and not finite.all()
     np.testing.assert_allclose(excess[finite], np.log(difficulty / complexity)[finite], rtol=1e-4, atol=1e-5)
@@ -560,6 +560,7 @@ def test_a_cog(made: Made):
     assert (lower[finite] < difficulty[finite]).all() and (difficulty[finite] < upper[finite]).all()
     assert (applicable[finite] == (dissimilarity[finite] <= np.float32(made.probe.reach.threshold))).all()
     assert np.isnan(applicable[~finite]).all() and np.isnan(dissimilarity[~finite]).all()
+    assert ((density > 0) == (applicable == 1)).all() and np.isnan(density[~finite]).all()
 
 
 def large(values: float | None = None) -> tuple:
