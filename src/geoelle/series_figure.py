@@ -1,0 +1,117 @@
+"""Draw places through time as PNG: dates as points, the season as a band, departures and the event marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from geoelle.errors import FormatError
+from geoelle.figures import DPI, GRID, INK, MUTED, STYLE, png
+from geoelle.probe import Scale
+from geoelle.seasonal import LEVEL
+from geoelle.series import Series
+
+__all__ = ["draw_series"]
+
+BAND, CURVE, HARDER, EASIER = "#dfe3ea", "#8a93a3", "#b1182b", "#2065ab"
+"""The two ends are those of the ramp of a change."""
+_STEP_DAYS = 3.0
+_MOST = 8
+"""Panels of one figure: more are not readable."""
+_POINT = {"ls": "", "marker": "o", "ms": 4.2, "mew": 0.9}
+
+
+def draw_series(series: Sequence[Series], *, scale: Scale, unit: str, title: str) -> bytes:
+    """Draw one panel a place, at most eight, all with the same time axis; difficulty on its own scale.
+
+    Raises: FormatError (no place with a clear date).
+    """
+    shown = [each for each in series if len(each.observed.days_n)][:_MOST]
+    if not shown:
+        raise FormatError("no place has a clear date to draw; choose other dates")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 0.85 + 2.0 * len(shown)), dpi=DPI, layout="constrained")
+        axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, each in zip(axes, shown, strict=True):
+            _panel(axis, each, scale)
+        first, last = (
+            of(getattr(np, name)(e.observed.days_n) for e in shown) for of, name in ((min, "min"), (max, "max"))
+        )
+        pad = max((last - first) * 0.02, 5.0)
+        axes[-1].set_xlim(_dates(first - pad), _dates(last + pad))
+        locator = AutoDateLocator(minticks=4, maxticks=9)
+        axes[-1].xaxis.set(major_locator=locator, major_formatter=ConciseDateFormatter(locator, show_offset=False))
+        figure.supylabel(f"difficulty [{unit}]" if unit else "difficulty", size=8.5)
+        figure.suptitle(title, x=0.01, ha="left", size=10, weight="bold", color=INK)
+        figure.legend(handles=_legend(shown), loc="outside lower left", ncols=6, frameon=False, fontsize=7.5,
+                      handletextpad=0.4, columnspacing=1.2)  # fmt: skip
+        return png(figure)
+
+
+def _panel(axis: Axes, series: Series, scale: Scale) -> None:
+    seen = series.observed
+    in_units = np.exp if scale == "log" else np.asarray
+    if series.season is not None:
+        fine = np.arange(seen.days_n[0], seen.days_n[-1] + _STEP_DAYS, _STEP_DAYS)
+        middle, half = series.season.expected(fine), series.season.half_width(fine)
+        axis.fill_between(_dates(fine), in_units(middle - half), in_units(middle + half), color=BAND, lw=0)
+        axis.plot(_dates(fine), in_units(middle), color=CURVE, lw=0.9)
+    if series.event_day is not None:
+        axis.axvline(_dates(series.event_day), color=INK, lw=1, ls=(0, (4, 2)))
+    departs, z_n = series.departs_n, np.nan_to_num(series.z_n)
+    kinds = ((~departs, MUTED), (departs & (z_n > 0), HARDER), (departs & (z_n < 0), EASIER))
+    outside = np.zeros(len(departs), bool) if seen.inside_n is None else seen.inside_n < 0.5
+    for chosen, colour in kinds:
+        for hollow in (False, True):
+            held = chosen & (outside == hollow)
+            fill = "white" if hollow else colour
+            axis.plot(_dates(seen.days_n[held]), in_units(seen.difficulty_n[held]), mfc=fill, mec=colour, **_POINT)
+    axis.set_title(f"{seen.name}  ", size=8.5)
+    axis.annotate(_note(series), (1, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="right",
+                  va="bottom", size=7.5, color=MUTED)  # fmt: skip
+    if scale == "log":
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="y", which="minor", labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="both", color=GRID, lw=0.6)
+
+
+def _note(series: Series) -> str:
+    """Say in a line what the panel shows."""
+    if series.season is None:
+        return f"{series.counts['clear']} dates, no band: too few to know the season"
+    parts = [f"{series.counts['departures']} of {series.counts['clear']} dates outside of the band"]
+    if series.coverage is not None:
+        parts.append(f"which holds {series.coverage.share:.0%} of years left out ({LEVEL:.0%} nominal)")
+    if series.recovery is not None:
+        found = series.recovery
+        parts.append(f"recovered {found.index:.0%} [{found.low:.0%}, {found.high:.0%}]")
+    return ", ".join(parts)
+
+
+def _legend(shown: Sequence[Series]) -> list[Line2D | Patch]:
+    marks: list[Line2D | Patch] = [
+        Line2D([], [], mfc=MUTED, mec=MUTED, label="in the band", **_POINT),
+        Line2D([], [], mfc=HARDER, mec=HARDER, label="harder", **_POINT),
+        Line2D([], [], mfc=EASIER, mec=EASIER, label="easier", **_POINT),
+    ]
+    if any(each.observed.inside_n is not None and (each.observed.inside_n < 0.5).any() for each in shown):
+        marks.append(Line2D([], [], mfc="white", mec=MUTED, label="outside area of applicability", **_POINT))
+    if any(each.season is not None for each in shown):
+        marks.append(Patch(fc=BAND, label=f"{LEVEL:.0%} band of the season"))
+    if any(each.event_day is not None for each in shown):
+        marks.append(Line2D([], [], color=INK, lw=1, ls=(0, (4, 2)), label="event"))
+    return marks
+
+
+def _dates(days: float | np.ndarray) -> np.ndarray:
+    return np.datetime64("1970-01-01", "s") + np.round(np.asarray(days) * 86_400).astype("timedelta64[s]")
