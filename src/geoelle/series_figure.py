@@ -11,6 +11,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullLocator
 
 from geoelle.errors import FormatError
 from geoelle.figures import DPI, GRID, INK, MUTED, STYLE, png
@@ -20,8 +21,8 @@ from geoelle.series import Series
 
 __all__ = ["draw_series"]
 
-BAND, CURVE, HARDER, EASIER = "#dfe3ea", "#8a93a3", "#b1182b", "#2065ab"
-"""The two ends are those of the ramp of a change."""
+BAND, CURVE, FAINT, HARDER, EASIER = "#dfe3ea", "#8a93a3", "#c3c8d0", "#b1182b", "#2065ab"
+"""The last two are those of the ramp of a change."""
 _STEP_DAYS = 3.0
 _MOST = 8
 """Panels of one figure: more are not readable."""
@@ -41,9 +42,7 @@ def draw_series(series: Sequence[Series], *, scale: Scale, unit: str, title: str
         axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         for axis, each in zip(axes, shown, strict=True):
             _panel(axis, each, scale)
-        first, last = (
-            of(getattr(np, name)(e.observed.days_n) for e in shown) for of, name in ((min, "min"), (max, "max"))
-        )
+        first, last = min(each.observed.days_n[0] for each in shown), max(each.observed.days_n[-1] for each in shown)
         pad = max((last - first) * 0.02, 5.0)
         axes[-1].set_xlim(_dates(first - pad), _dates(last + pad))
         locator = AutoDateLocator(minticks=4, maxticks=9)
@@ -65,8 +64,9 @@ def _panel(axis: Axes, series: Series, scale: Scale) -> None:
         axis.plot(_dates(fine), in_units(middle), color=CURVE, lw=0.9)
     if series.event_day is not None:
         axis.axvline(_dates(series.event_day), color=INK, lw=1, ls=(0, (4, 2)))
-    departs, z_n = series.departs_n, np.nan_to_num(series.z_n)
-    kinds = ((~departs, MUTED), (departs & (z_n > 0), HARDER), (departs & (z_n < 0), EASIER))
+    departs, z_n = series.departs_n, series.z_n
+    judged, harder = np.isfinite(z_n), series.departure_n > 0
+    kinds = ((~judged, FAINT), (judged & ~departs, MUTED), (departs & harder, HARDER), (departs & ~harder, EASIER))
     outside = np.zeros(len(departs), bool) if seen.inside_n is None else seen.inside_n < 0.5
     for chosen, colour in kinds:
         for hollow in (False, True):
@@ -78,9 +78,7 @@ def _panel(axis: Axes, series: Series, scale: Scale) -> None:
                   va="bottom", size=7.5, color=MUTED)  # fmt: skip
     if scale == "log":
         axis.set_yscale("log")
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="y", which="minor", labelsize=7)
+        axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="both", color=GRID, lw=0.6)
 
