@@ -32,8 +32,9 @@ OUT = Path(__file__).parents[1] / "src" / "geoelle" / "weights"
 def main(imagery: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     model = load_model("nano")
-    for name, bands in (*BAND_SETS.items(), ("dense-10", BAND_SETS["10"])):
-        dense = name.startswith("dense")
+    for name, (bands, dense) in {
+        f"{kind}{n}": (bands, bool(kind)) for kind in ("", "dense-") for n, bands in BAND_SETS.items()
+    }.items():
         found = labelled(imagery, ("fit",), model, bands, dense=dense)
         sample, cv = found.sample, PlaceKFold(FOLDS)
         scores = evaluate(sample, cv=cv, groups=found.places_n)
