@@ -102,7 +102,7 @@ def recovery_of(
     half = float(season.half_width(days_n[groups[0]]).mean())
     if abs(initial) <= half:
         raise ProbeError(
-            f"nothing to recover from: the departure after the event ({initial:+.3g}) lies inside the band (±{half:.3g})"
+            f"nothing to recover from: the departure after the event ({initial:+.3g}) is inside the band (±{half:.3g})"
         )
     low, high = _interval(season, before, [(days_n[g], values_n[g]) for g in groups], seed)
     return Recovery(index=1 - current / initial, low=low, high=high, initial=initial, current=current)

@@ -93,8 +93,8 @@ def cells_of(place: Place, lattice: Lattice) -> Addresses:
     inside = cells[shapely.contains_xy(place.geometry, *cells.lonlat_n2.T)]
     if not len(inside):
         raise AreaError(
-            f"polygon {place.name!r} holds no centre of a cell of {lattice.cell_m:g} m; draw it larger, name a point in "
-            "it with --at, or take --dense or a smaller --stride"
+            f"polygon {place.name!r} holds no centre of a cell of {lattice.cell_m:g} m; draw it larger, name a point "
+            "in it with --at, or take --dense or a smaller --stride"
         )
     return inside
 

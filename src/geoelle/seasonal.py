@@ -23,8 +23,11 @@ YEAR_DAYS = 365.2425
 MIN_YEARS = 2
 MIN_DATES = 12
 """For a mean and an annual wave: four a coefficient, as in CCDC (Zhu and Woodcock 2014, doi:10.1016/j.rse.2014.01.011)."""
-SEMI_YEARS, SEMI_DATES = 3, 30
-"""From these on a semi-annual wave is fitted too: six dates a coefficient."""
+SEMI_YEARS, SEMI_DATES, SEMI_GAP_DAYS = 3, 30, 61.0
+"""From these on a semi-annual wave is fitted too: six dates a coefficient, and no part of the year as long as a third of
+the wave in which no date lies."""
+MOST_LEVERAGE = 0.5
+"""Where the curve is worth fewer than two dates, nothing is expected."""
 _K = 1.345
 _STEPS, _CLOSE = 100, 1e-7
 _MOST_Z = 1e-300
@@ -56,10 +59,7 @@ class Season:
         return len(self.coefficients_p) // 2
 
     def expected(self, days_n: np.ndarray) -> np.ndarray:
-        """Return the curve on days since 1970-01-01, float64 (n,); NaN in a season that the fit knows nothing of.
-
-        There the leverage is over 1: the curve is less sure than one date is.
-        """
+        """Return the curve on days since 1970-01-01, float64 (n,); NaN in a season of which the fit has too few dates."""
         return self._rows(days_n)[0] @ self.coefficients_p + 0 * self._se(days_n)
 
     def half_width(self, days_n: np.ndarray, level: float = LEVEL) -> np.ndarray:
@@ -76,7 +76,7 @@ class Season:
 
     def _se(self, days_n: np.ndarray) -> np.ndarray:
         leverage = self._rows(days_n)[1]
-        return np.where(leverage <= 1, np.sqrt(self.sd**2 + self.spread * leverage), np.nan)
+        return np.where(leverage <= MOST_LEVERAGE, np.sqrt(self.sd**2 + self.spread * leverage), np.nan)
 
     def _rows(self, days_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x_np = _waves(days_n, self.harmonics)
@@ -123,7 +123,8 @@ def fit_season(days_n: np.ndarray, values_n: np.ndarray) -> Season:
         raise ProbeError(f"no season can be fitted: {why}; give more dates")
     year_n = years_of(days_n)
     dates, years = len(days_n), len(np.unique(year_n))
-    x_np = _waves(days_n, 2 if years >= SEMI_YEARS and dates >= SEMI_DATES else 1)
+    semi = years >= SEMI_YEARS and dates >= SEMI_DATES and _longest_gap(days_n) <= SEMI_GAP_DAYS
+    x_np = _waves(days_n, 2 if semi else 1)
     coefficients_p, scale = _huber(x_np, values_n)
     residual_n, parameters = values_n - x_np @ coefficients_p, x_np.shape[1]
     clipped_n = np.clip(residual_n, -_K * scale, _K * scale)
@@ -173,6 +174,16 @@ def left_out(days_n: np.ndarray, values_n: np.ndarray, level: float = LEVEL) -> 
         years += bool(known.any())
     every = np.concatenate(held) if held else np.empty(0)
     return Coverage(share=float(every.mean()), dates=len(every), years=years) if len(every) else None
+
+
+def _longest_gap(days_n: np.ndarray) -> float:
+    """Return the longest part of the year in which no date of any year lies, days.
+
+    >>> round(_longest_gap(np.array([10.0, 100.0, 10.0 + 3 * YEAR_DAYS, 200.0])))
+    175
+    """
+    day_n = np.sort(np.mod(days_n, YEAR_DAYS))
+    return float(np.diff(day_n, append=day_n[0] + YEAR_DAYS).max())
 
 
 def _waves(days_n: np.ndarray, harmonics: int) -> np.ndarray:

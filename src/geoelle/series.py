@@ -1,8 +1,8 @@
 """A place through time: its difficulty on every clear date, and what its season, drift and recovery are.
 
-Numbers are on the linear scale of the probe. The fit of the season sees the dates before the event, or all of them where
-none is given, and of these only dates on which at least half of the cells are inside the area of applicability: as for a
-change, what is compared with is gated and what is looked for is not.
+Numbers are on the linear scale of the probe. The fit of the season sees the dates before the event, or all of them
+where none is given, and of these only dates on which at least half of the cells are inside the area of applicability: as
+for a change, what is compared with is gated and what is looked for is not.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from geoelle.lattice import Addresses
 from geoelle.seasonal import LEVEL, Coverage, Season, fit_season, left_out
 from geoelle.series_dates import DateScores
 
-__all__ = ["Observed", "Series", "judge", "observe"]
+__all__ = ["INSIDE", "Observed", "Series", "judge", "observe"]
 
 T = TypeVar("T")
-_INSIDE = 0.5
+INSIDE = 0.5
+"""Share of the cells of a place that are inside the area of applicability on a date that the fit sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Observed:
     """What was seen of a place: a row a clear date, by day, all float64 (n,).
 
-    `days_n` are days since 1970-01-01; `difficulty_n` and `complexity_n` means over the clear cells; `inside_n` the share
-    of these inside the area of applicability; `clear_n` the share of valid pixels over all cells; `cells_n` how many are
-    clear. `complexity_n` and `inside_n` are None where the probe cannot tell. `looks` counts the dates that were read.
+    `days_n` are days since 1970-01-01; `difficulty_n` and `complexity_n` means over the clear cells; `inside_n` the
+    share of these inside the area of applicability; `clear_n` the share of valid pixels over all cells; `cells_n` how
+    many are clear. `complexity_n` and `inside_n` are None where the probe cannot tell. `looks` counts the dates read.
     """
 
     name: str
@@ -169,9 +170,9 @@ def judge(observed: Observed, event_day: float | None = None) -> Series:
     fitted_n = np.ones(len(days_n), bool) if event_day is None else days_n < event_day
     before_n = fitted_n.copy()
     if observed.inside_n is not None:
-        fitted_n &= observed.inside_n >= _INSIDE
-    told: dict[str, str] = {}
-    season = _tried(told, "season", lambda: fit_season(days_n[fitted_n], values_n[fitted_n]))
+        fitted_n &= observed.inside_n >= INSIDE
+    told: dict[str, str] = {} if len(days_n) else {"season": f"none of {observed.looks} dates has a clear look"}
+    season = None if told else _tried(told, "season", lambda: fit_season(days_n[fitted_n], values_n[fitted_n]))
     if season is None:
         return Series(observed=observed, event_day=event_day, fitted_n=fitted_n, missing=told)
     before = days_n[fitted_n], values_n[fitted_n]

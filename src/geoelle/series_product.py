@@ -24,6 +24,7 @@ from geoelle.probe import Probe
 from geoelle.quicklook import CREDIT
 from geoelle.report import GalleryFacts, Picture, gallery_report
 from geoelle.scores import plain_json
+from geoelle.seasonal import LEVEL
 from geoelle.series import Series
 from geoelle.series_figure import draw_series
 from geoelle.series_run import FORMAT
@@ -34,7 +35,7 @@ BASELINE_CHANGE = np.datetime64("2022-01-25")
 """Products of Sentinel-2 have an offset from here on (baseline 04.00)."""
 _READING = (
     "Points are dates, the band is where 90% of new dates should lie if nothing but the season happens. "
-    "Both signs count: ground often gets easier in a disaster. One date outside is no event: a tenth of unchanged dates is."
+    "Both signs count: ground often gets easier in a disaster. One date outside is no event: of unchanged dates a tenth is."
 )
 
 
@@ -130,7 +131,7 @@ def write_series(
 
 def _notes(series: Sequence[Series], facts: SeriesFacts) -> list[str]:
     """Return what a reader must know before the numbers."""
-    notes = [f"{each.observed.name}: {why}" for each in series for why in each.missing.values()]
+    notes = [f"{each.observed.name}: {why}" for each in series for why in dict.fromkeys(each.missing.values())]
     notes += [
         f"{each.observed.name}: {count} dates outside of the area of applicability were left out of the fit (hollow)"
         for each in series
@@ -138,15 +139,15 @@ def _notes(series: Sequence[Series], facts: SeriesFacts) -> list[str]:
     ]
     if facts.event is None and any(each.season is not None for each in series):
         notes.append(
-            "without --event every date is in the fit, so departures look smaller than they are; name the event to judge "
-            "what came after it by what was before"
+            "without an event every date is in the fit, so departures look smaller than they are; --event DATE judges what "
+            "came after by what was before"
         )
     days = np.concatenate([each.observed.days_n for each in series])
     change = (BASELINE_CHANGE - np.datetime64("1970-01-01")).astype(float)
     if facts.sensor.startswith("sentinel-2") and days.min() < change <= days.max():
         notes.append(
             f"the dates span {BASELINE_CHANGE}, when the offset of Sentinel-2 products changed; it is undone, but a step "
-            "there, of complexity above all, is of the processing"
+            "there, above all one of complexity, is of the processing"
         )
     if facts.skipped:
         notes.append(
@@ -161,8 +162,9 @@ def _lines(series: Series) -> list[str]:
     lines = [f"{name}: {counts['clear']} clear dates of {counts['looks']}"]
     if series.season is None:
         return lines
-    held = "not measured" if series.coverage is None else f"{series.coverage.share:.0%} of years left out"
-    lines[0] += f", {counts['departures']} outside of the band (nominal 90%, holds: {held})"
+    lines[0] += f", {counts['departures']} outside of the band"
+    if (held := series.coverage) is not None:
+        lines[0] += f"; it holds {held.share:.0%} of {held.dates} dates whose year was left out ({LEVEL:.0%} nominal)"
     for what, drift in (("difficulty", series.drift), ("complexity", series.complexity_drift)):
         if drift is not None:
             lines.append(
