@@ -1,8 +1,8 @@
 """Fit the season of one number through time, with a band in which a new date should lie; arrays in, arrays out.
 
-The curve is a mean with an annual wave, and a semi-annual one where dates are enough, fitted robustly: a hazy date bends
-a least-squares curve for the whole season. The band holds the spread of dates, the spread of years (dates of one year
-are alike) and the uncertainty of the curve. What it is worth is told by years left out, not by its formula.
+The curve is a mean with an annual wave, and a semi-annual one where dates are enough, fitted robustly: a hazy date
+bends a least-squares curve for the whole season. The band holds the spread of dates, the spread of years (dates of one
+year are alike) and the uncertainty of the curve. What it is worth is told by years left out, not by its formula.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LEVEL = 0.9
 YEAR_DAYS = 365.2425
 MIN_YEARS = 2
 MIN_DATES = 12
-"""For a mean and an annual wave: four a coefficient, as in CCDC (Zhu and Woodcock 2014, doi:10.1016/j.rse.2014.01.011)."""
+"""For a mean and an annual wave: four a coefficient, as Zhu and Woodcock (2014, doi:10.1016/j.rse.2014.01.011)."""
 SEMI_YEARS, SEMI_DATES, SEMI_GAP_DAYS = 3, 30, 61.0
-"""From these on a semi-annual wave is fitted too: six dates a coefficient, and no part of the year as long as a third of
-the wave in which no date lies."""
+"""From these on a semi-annual wave is fitted too: six dates a coefficient, and no part of the year as long as a third
+of the wave in which no date lies."""
 MOST_LEVERAGE = 0.5
 """Where the curve is worth fewer than two dates, nothing is expected."""
 _K = 1.345
@@ -38,10 +38,10 @@ _MOST_Z = 1e-300
 class Season:
     """A seasonal curve of `dates` dates in `years` years, and what is known of it.
 
-    `coefficients_p` are the mean, then cosine and sine of each of the harmonics. `inverse_pp` is (X'X)^-1, `spread` the
-    factor that makes it the covariance of the coefficients. `date_sd` and `year_sd` are robust standard deviations of
-    dates in a year and of years, 0 where years differ no more than their dates; `sd` that of a date of a new year about
-    a known curve, `dof` its degrees of freedom.
+    `coefficients_p` are the mean, then cosine and sine of each of the harmonics. `inverse_pp` is (X'X)^-1 over the
+    dates that were not clipped, `spread` the factor that makes it the covariance of the coefficients. `date_sd` and
+    `year_sd` are robust standard deviations of dates in a year and of years, 0 where years differ no more than their
+    dates; `sd` that of a date of a new year about a known curve, `dof` its degrees of freedom.
     """
 
     coefficients_p: np.ndarray
@@ -59,7 +59,7 @@ class Season:
         return len(self.coefficients_p) // 2
 
     def expected(self, days_n: np.ndarray) -> np.ndarray:
-        """Return the curve on days since 1970-01-01, float64 (n,); NaN in a season of which the fit has too few dates."""
+        """Return the curve on days since 1970-01-01, float64 (n,); NaN in a season that the fit knows too little of."""
         return self._rows(days_n)[0] @ self.coefficients_p + 0 * self._se(days_n)
 
     def half_width(self, days_n: np.ndarray, level: float = LEVEL) -> np.ndarray:
@@ -117,7 +117,7 @@ def fit_season(days_n: np.ndarray, values_n: np.ndarray) -> Season:
     Raises: ProbeError (what `lacking` says; or values without spread around their curve).
 
     Huber's M-estimate with his proposal 2 for the scale (Huber 1981, Robust Statistics, chapters 6 and 7); its
-    covariance is his equation 6.5 with the correction for few data.
+    covariance is his equation 6.6 with the correction for few data.
     """
     if why := lacking(days_n, values_n):
         raise ProbeError(f"no season can be fitted: {why}; give more dates")
@@ -128,11 +128,13 @@ def fit_season(days_n: np.ndarray, values_n: np.ndarray) -> Season:
     coefficients_p, scale = _huber(x_np, values_n)
     residual_n, parameters = values_n - x_np @ coefficients_p, x_np.shape[1]
     clipped_n = np.clip(residual_n, -_K * scale, _K * scale)
-    inside = float((np.abs(residual_n) <= _K * scale).mean())
+    kept_n = np.abs(residual_n) <= _K * scale
+    inside = float(kept_n.mean())
     few = 1 + parameters / dates * (1 - inside) / inside
     return Season(
-        coefficients_p=coefficients_p, inverse_pp=np.linalg.pinv(x_np.T @ x_np), dates=dates, years=years,
-        spread=few**2 * np.square(clipped_n).sum() / (dates - parameters) / inside**2,
+        coefficients_p=coefficients_p, dates=dates, years=years,
+        inverse_pp=np.linalg.pinv(x_np[kept_n].T @ x_np[kept_n]),
+        spread=few * np.square(clipped_n).sum() / (dates - parameters) / inside,
         **_spreads(clipped_n, year_n, scale, parameters),
     )  # fmt: skip
 

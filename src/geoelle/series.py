@@ -1,8 +1,8 @@
 """A place through time: its difficulty on every clear date, and what its season, drift and recovery are.
 
 Numbers are on the linear scale of the probe. The fit of the season sees the dates before the event, or all of them
-where none is given, and of these only dates on which at least half of the cells are inside the area of applicability: as
-for a change, what is compared with is gated and what is looked for is not.
+where none is given, and of these only dates on which at least half of the cells are inside the area of applicability:
+as for a change, what is compared with is gated and what is looked for is not.
 """
 
 from __future__ import annotations

@@ -86,8 +86,9 @@ def plan_series(job: Job, places: Sequence[Place]) -> SeriesPlan:
         _union([table for table in cells if table.lattice == lattice]) for lattice in {c.lattice: 0 for c in cells}
     ]
     whole = replace(
-        plan, job=job, looks=every_look(plan.found.items, job.area.geometry), cells=tuple((t.lattice, t) for t in zones),
+        plan, job=job, looks=every_look(plan.found.items, job.area.geometry),
         zones=tuple(_chips(table, job, card) for table in zones),
+        cells=tuple((table.lattice, table) for table in zones),
     )  # fmt: skip
     return SeriesPlan(plan=whole, places=tuple(places), cells=cells)
 

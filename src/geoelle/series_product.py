@@ -35,7 +35,8 @@ BASELINE_CHANGE = np.datetime64("2022-01-25")
 """Products of Sentinel-2 have an offset from here on (baseline 04.00)."""
 _READING = (
     "Points are dates, the band is where 90% of new dates should lie if nothing but the season happens. "
-    "Both signs count: ground often gets easier in a disaster. One date outside is no event: of unchanged dates a tenth is."
+    "Both signs count: ground often gets easier in a disaster. One date outside is no event: of unchanged dates a "
+    "tenth is."
 )
 
 
@@ -139,15 +140,15 @@ def _notes(series: Sequence[Series], facts: SeriesFacts) -> list[str]:
     ]
     if facts.event is None and any(each.season is not None for each in series):
         notes.append(
-            "without an event every date is in the fit, so departures look smaller than they are; --event DATE judges what "
-            "came after by what was before"
+            "without an event every date is in the fit, so departures look smaller than they are; --event DATE judges "
+            "what came after by what was before"
         )
     days = np.concatenate([each.observed.days_n for each in series])
     change = (BASELINE_CHANGE - np.datetime64("1970-01-01")).astype(float)
     if facts.sensor.startswith("sentinel-2") and days.min() < change <= days.max():
         notes.append(
-            f"the dates span {BASELINE_CHANGE}, when the offset of Sentinel-2 products changed; it is undone, but a step "
-            "there, above all one of complexity, is of the processing"
+            f"the dates span {BASELINE_CHANGE}, when the offset of Sentinel-2 products changed; it is undone, but a "
+            "step there, above all one of complexity, is of the processing"
         )
     if facts.skipped:
         notes.append(
