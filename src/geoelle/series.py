@@ -48,17 +48,21 @@ class Observed:
     inside_n: np.ndarray | None = None
 
     @classmethod
-    def of_values(cls, name: str, days_n: np.ndarray, difficulty_n: np.ndarray) -> Self:
-        """Take plain values in any order as one cell, always clear; NaN is no look.
+    def of_values(
+        cls, name: str, days_n: np.ndarray, difficulty_n: np.ndarray, complexity_n: np.ndarray | None = None,
+        inside_n: np.ndarray | None = None,
+    ) -> Self:  # fmt: skip
+        """Take plain values in any order as those of one cell; a date without a finite difficulty is no clear one.
 
         Raises: ProbeError (two values of one day).
         """
         known = np.flatnonzero(np.isfinite(difficulty_n) & np.isfinite(days_n))
         order = known[np.argsort(np.asarray(days_n)[known], kind="stable")]
-        one = np.ones(len(order))
+        one, given = np.ones(len(order)), (days_n, difficulty_n, complexity_n, inside_n)
+        days, difficulty, complexity, inside = (None if v is None else np.asarray(v, np.float64)[order] for v in given)
         return _checked(cls(
-            name=name, days_n=np.asarray(days_n, np.float64)[order], clear_n=one, cells_n=one,
-            difficulty_n=np.asarray(difficulty_n, np.float64)[order], items=("",) * len(order), looks=len(difficulty_n),
+            name=name, days_n=days, difficulty_n=difficulty, complexity_n=complexity, inside_n=inside, clear_n=one,
+            cells_n=one, items=("",) * len(order), looks=len(difficulty_n),
         ))  # fmt: skip
 
 
