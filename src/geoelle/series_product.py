@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geoelle.errors import ReadError
 from geoelle.files import sha256, write_bytes
 from geoelle.models import model_card
 from geoelle.probe import Probe
@@ -91,15 +92,18 @@ def write_series(
 ) -> SeriesProduct:
     """Write all files of a series into a claimed directory, the manifest last; `manifest` is added to it.
 
-    Raises: FormatError (no place has a clear date), GeoelleError (the system refused the write).
+    Raises: ReadError (no place has a clear date), GeoelleError (the system refused the write).
     """
+    if not any(len(each.observed.days_n) for each in series):
+        looks = max(each.observed.looks for each in series)
+        raise ReadError(f"no series can be made: none of {looks} dates shows a place clearly; choose other --dates")
     card = model_card(str(probe.space["model"]))
     notes = (*facts.notes, *_notes(series, facts))
     told = plain_json({
         "format": FORMAT[0], "version": FORMAT[1], "model": card.name, "reading": card.reading, "scale": probe.scale,
         "event": facts.event, "places": [each.to_dict() for each in series], "notes": list(notes),
     })  # fmt: skip
-    title = f"How hard {card.name} finds {'a place' if len(series) == 1 else f'{len(series)} places'} through time"
+    title = f"{len(series)} places as {card.name} finds them" if len(series) > 1 else f"A place as {card.name} finds it"
     drawn = draw_series(series, scale=probe.scale, unit=str(probe.data.get("unit", "")), title=title)
     table = table_of(series, probe)
     lines = tuple(line for each in series for line in _lines(each))
@@ -109,22 +113,19 @@ def write_series(
         write_bytes(out / "series.json", _json(told), overwrite=True),
         write_bytes(out / "series.png", drawn, overwrite=True),
     ]
-    page = gallery_report(
-        GalleryFacts(
-            title=title, summary=f"{_when(table)} · {facts.sensor} · {card.name}",
-            reading=f"{card.reading} {_READING}", more=_more(series, probe),
-            warnings=(*notes, f"Clouds: {facts.clouds}"), items=facts.items, versions={"geoelle": version("geoelle")},
-            files={path.name: sha256(path) for path in files}, credit=_credit(facts, table),
-        ),
-        [Picture(title="Places through time", caption=f"A panel a place. {card.reading}", png=drawn)],
+    about = GalleryFacts(
+        title=title, summary=f"{_when(table)} · {facts.sensor} · {card.name}",
+        reading=f"{card.reading} {_READING}", more=_more(series, probe),
+        warnings=(*notes, f"Clouds: {facts.clouds}"), items=facts.items, versions={"geoelle": version("geoelle")},
+        files={path.name: sha256(path) for path in files}, credit=_credit(facts, table),
     )  # fmt: skip
+    page = gallery_report(about, [Picture(title="Places through time", caption="A panel a place.", png=drawn)])
     files.append(write_bytes(out / "report.html", page.encode(), overwrite=True))
-    held = [*files, *out.glob("dates/*.parquet")]
     written = told | {
+        "sensor": facts.sensor, "items": list(facts.items), "skipped": [dict(row) for row in facts.skipped], **manifest,
         "probe": {"digest": probe.digest, "space": dict(probe.space), "scores": dict(probe.scores)},
-        "skipped": [dict(row) for row in facts.skipped], **manifest,
         "versions": {name: version(name) for name in ("geoelle", "torch", "rasterio", "numpy", "scipy")},
-        "sha256": {path.relative_to(out).as_posix(): sha256(path) for path in sorted(held)},
+        "sha256": {f.relative_to(out).as_posix(): sha256(f) for f in sorted([*files, *out.glob("dates/*.parquet")])},
     }  # fmt: skip
     files.append(write_bytes(out / "run.json", _json(written), overwrite=True))
     return SeriesProduct(out=out, files=tuple(files), lines=(*lines, *notes), facts=told)

@@ -8,7 +8,7 @@ import pytest
 from geoelle.drift import AFTER_DAYS, Recovery, drift_of, recovery_of
 from geoelle.errors import ProbeError
 from geoelle.seasonal import YEAR_DAYS, fit_season, years_of
-from test_seasonal import FIRST_DAY, simulate
+from seasons import FIRST_DAY, simulate
 
 EVENT = FIRST_DAY + 6 * YEAR_DAYS
 
@@ -60,7 +60,7 @@ def recovered(seed: int, left: float, size: float = -1.0) -> Recovery:
 def test_recovery_is_the_truth_within_its_interval() -> None:
     found = [recovered(seed, 0.4) for seed in range(16)]
     assert np.mean([one.index for one in found]) == pytest.approx(0.6, abs=0.05)
-    assert 0.75 <= np.mean([one.low <= 0.6 <= one.high for one in found])
+    assert np.mean([one.low <= 0.6 <= one.high for one in found]) >= 0.75
     assert all(one.initial < -0.6 and one.low < one.index < one.high for one in found)
     assert recovered(1, 1.0).index == pytest.approx(0, abs=0.15)
     assert recovered(1, 0.0, size=1.0).index == pytest.approx(1, abs=0.15)

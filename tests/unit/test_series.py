@@ -14,7 +14,7 @@ from geoelle.seasonal import YEAR_DAYS
 from geoelle.series import Observed, Series, judge, observe
 from geoelle.series_dates import DateScores
 from geoelle.series_figure import draw_series
-from test_seasonal import FIRST_DAY, simulate
+from seasons import FIRST_DAY, simulate
 
 CELLS = Addresses(lattice=Lattice(epsg=32634, gsd_m=10, size_px=32, stride_px=16), rows=np.zeros(10, int),
                   cols=np.arange(10))  # fmt: skip
@@ -111,7 +111,8 @@ def test_a_date_is_what_was_written(tmp_path: Path) -> None:
     assert read.items_n == date.items_n and read.clear_n.tolist() == date.clear_n.tolist()
     assert DateScores.is_whole(path, "p", CELLS) and not DateScores.is_whole(path, "q", CELLS)
     assert not DateScores.is_whole(path, "p", CELLS[1:]) and not DateScores.is_whole(tmp_path / "none", "p", CELLS)
-    assert date_of(10, np.ones(10)).write(tmp_path / "no.parquet") and DateScores.read(tmp_path / "no.parquet").scored.inside_n is None
+    unknown = date_of(10, np.ones(10)).write(tmp_path / "unknown.parquet")
+    assert DateScores.read(unknown).scored.inside_n is None
     path.write_bytes(path.read_bytes()[:-50])
     assert not DateScores.is_whole(path, "p", CELLS)
     with pytest.raises(FormatError, match="holds no scores of a date"):
