@@ -16,7 +16,8 @@ def simulate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return days and values of an annual wave of amplitude 0.3 about -3."""
     rng = np.random.default_rng(seed)
-    days_n = np.sort(np.concatenate([FIRST_DAY + YEAR_DAYS * y + rng.uniform(0, 365, dates) for y in range(years)]))
+    starts = FIRST_DAY + YEAR_DAYS * np.arange(years)
+    days_n = np.sort(np.concatenate([start + rng.choice(365, dates, replace=False) for start in starts]))
     of_year = dict(zip(range(2000, 2060), rng.normal(0, year_sd, 60), strict=True)) if year_sd else None
     values_n = truth(days_n, semi) + rng.normal(0, noise, len(days_n))
     return days_n, values_n if of_year is None else values_n + np.array([of_year[y] for y in years_of(days_n)])

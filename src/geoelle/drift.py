@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from geoelle.errors import ProbeError
-from geoelle.seasonal import LEVEL, YEAR_DAYS, Season, fit_season, lacking, years_of
+from geoelle.seasonal import LEVEL, YEAR_DAYS, Season, deseasonalised, fit_season, lacking, years_of
 
 __all__ = ["AFTER_DAYS", "FIRST", "Drift", "Recovery", "drift_of", "recovery_of"]
 
@@ -55,22 +55,22 @@ class Recovery:
     current: float
 
 
-def drift_of(days_n: np.ndarray, residual_n: np.ndarray) -> Drift:
+def drift_of(days_n: np.ndarray, values_n: np.ndarray) -> Drift:
     """Return the median slope between years (Sen 1968, doi:10.1080/01621459.1968.10480934) and its 90% interval.
 
-    `residual_n` are values less their season, finite. A year counts with its median, at its mean day, from three dates
-    on. The interval is Sen's own, by Kendall's ranks of the years.
+    The season is taken out of the values, which are finite. A year counts with its median, at its mean day, from three
+    dates on. The interval is Sen's own, by Kendall's ranks of the years.
 
-    Raises: ProbeError (fewer than four years).
+    Raises: ProbeError (fewer than four years, or no season).
     """
-    year_n = years_of(days_n)
+    rest_n, year_n = deseasonalised(days_n, values_n), years_of(days_n)
     years = [year for year in np.unique(year_n) if (year_n == year).sum() >= YEAR_DATES]
     if len(years) < MIN_YEARS:
         raise ProbeError(
             f"no drift can be told: {len(years)} years have {YEAR_DATES} dates or more ({MIN_YEARS} are needed)"
         )
     at = np.array([days_n[year_n == year].mean() for year in years]) / YEAR_DAYS
-    medians = np.array([np.median(residual_n[year_n == year]) for year in years])
+    medians = np.array([np.median(rest_n[year_n == year]) for year in years])
     slope, _, low, high = stats.theilslopes(medians, at, LEVEL)
     return Drift(per_year=float(slope), low=float(low), high=float(high), years=len(years))
 

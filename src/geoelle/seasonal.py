@@ -15,7 +15,17 @@ from scipy import stats
 
 from geoelle.errors import ProbeError
 
-__all__ = ["LEVEL", "YEAR_DAYS", "Coverage", "Season", "fit_season", "lacking", "left_out", "years_of"]
+__all__ = [
+    "LEVEL",
+    "YEAR_DAYS",
+    "Coverage",
+    "Season",
+    "deseasonalised",
+    "fit_season",
+    "lacking",
+    "left_out",
+    "years_of",
+]
 
 LEVEL = 0.9
 """Of new dates, the share that a band should hold."""
@@ -121,10 +131,8 @@ def fit_season(days_n: np.ndarray, values_n: np.ndarray) -> Season:
     """
     if why := lacking(days_n, values_n):
         raise ProbeError(f"no season can be fitted: {why}; give more dates")
-    year_n = years_of(days_n)
+    year_n, x_np = years_of(days_n), _waves(days_n, _harmonics(days_n))
     dates, years = len(days_n), len(np.unique(year_n))
-    semi = years >= SEMI_YEARS and dates >= SEMI_DATES and _longest_gap(days_n) <= SEMI_GAP_DAYS
-    x_np = _waves(days_n, 2 if semi else 1)
     coefficients_p, scale = _huber(x_np, values_n)
     residual_n, parameters = values_n - x_np @ coefficients_p, x_np.shape[1]
     clipped_n = np.clip(residual_n, -_K * scale, _K * scale)
@@ -137,6 +145,26 @@ def fit_season(days_n: np.ndarray, values_n: np.ndarray) -> Season:
         spread=few * np.square(clipped_n).sum() / (dates - parameters) / inside,
         **_spreads(clipped_n, year_n, scale, parameters),
     )  # fmt: skip
+
+
+def deseasonalised(days_n: np.ndarray, values_n: np.ndarray) -> np.ndarray:
+    """Return values less their waves, float64 (n,); these are fitted beside a straight trend, and take up none of it.
+
+    Raises: as `fit_season`.
+    """
+    if why := lacking(days_n, values_n):
+        raise ProbeError(f"no season can be fitted: {why}; give more dates")
+    x_np = _waves(days_n, _harmonics(days_n))
+    trend_n1 = ((days_n - days_n.mean()) / YEAR_DAYS)[:, None]
+    coefficients_p, _ = _huber(np.concatenate([x_np, trend_n1], axis=1), values_n)
+    return values_n - x_np[:, 1:] @ coefficients_p[1:-1]
+
+
+def _harmonics(days_n: np.ndarray) -> int:
+    """Return how many waves these dates can tell."""
+    years = len(np.unique(years_of(days_n)))
+    semi = years >= SEMI_YEARS and len(days_n) >= SEMI_DATES and _longest_gap(days_n) <= SEMI_GAP_DAYS
+    return 2 if semi else 1
 
 
 def _spreads(clipped_n: np.ndarray, year_n: np.ndarray, scale: float, parameters: int) -> dict[str, float]:

@@ -117,16 +117,15 @@ class Series:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what series.json says of the place."""
-        season = None
-        if self.season is not None:
-            held = self.coverage
-            season = {
-                "harmonics": self.season.harmonics, "dates": self.season.dates, "years": self.season.years,
-                "sd": self.season.sd, "level": LEVEL, "coverage": None if held is None else asdict(held),
-            }  # fmt: skip
+        season, held = self.season, self.coverage
+        words = None if season is None else {
+            "harmonics": season.harmonics, "dates": season.dates, "years": season.years, "date_sd": season.date_sd,
+            "year_sd": season.year_sd, "sd": season.sd, "level": LEVEL,
+            "coverage": None if held is None else asdict(held),
+        }  # fmt: skip
         rest = {name: getattr(self, name) for name in ("drift", "complexity_drift", "recovery")}
         return {
-            "place": self.observed.name, "counts": self.counts, "season": season,
+            "place": self.observed.name, "counts": self.counts, "season": words,
             **{name: None if value is None else asdict(value) for name, value in rest.items()},
             "missing": dict(self.missing),
         }  # fmt: skip
@@ -190,15 +189,10 @@ def judge(observed: Observed, event_day: float | None = None) -> Series:
         recovery = _tried(told, "recovery", lambda: recovery_of(season, before, after, event_day))
     return Series(
         observed=observed, event_day=event_day, fitted_n=fitted_n, season=season, coverage=coverage,
-        drift=_tried(told, "drift", lambda: _drift(season, *before)),
-        complexity_drift=None if pixels is None else _tried(told, "complexity_drift", lambda: _drift(None, *pixels)),
+        drift=_tried(told, "drift", lambda: drift_of(*before)),
+        complexity_drift=None if pixels is None else _tried(told, "complexity_drift", lambda: drift_of(*pixels)),
         recovery=recovery, missing=told,
     )  # fmt: skip
-
-
-def _drift(season: Season | None, days_n: np.ndarray, values_n: np.ndarray) -> Drift:
-    season = season or fit_season(days_n, values_n)
-    return drift_of(days_n, values_n - season.expected(days_n))
 
 
 def _tried(told: dict[str, str], name: str, make: Callable[[], T]) -> T | None:
