@@ -103,7 +103,8 @@ def write_series(
         "format": FORMAT[0], "version": FORMAT[1], "model": card.name, "reading": card.reading, "scale": probe.scale,
         "event": facts.event, "places": [each.to_dict() for each in series], "notes": list(notes),
     })  # fmt: skip
-    title = f"{len(series)} places as {card.name} finds them" if len(series) > 1 else f"A place as {card.name} finds it"
+    places = "a place" if len(series) == 1 else f"{len(series)} places"
+    title = f"Difficulty of {places} for {card.name}, through time"
     drawn = draw_series(series, scale=probe.scale, unit=str(probe.data.get("unit", "")), title=title)
     table = table_of(series, probe)
     lines = tuple(line for each in series for line in _lines(each))

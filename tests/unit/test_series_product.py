@@ -150,6 +150,12 @@ def test_another_event_reads_nothing_again(out: Path, polygons: Path, tmp_path: 
     assert told["places"][0]["season"]["years"] == 3
 
 
+def test_another_series_keeps_no_date_of_the_one_it_replaces(tmp_path: Path) -> None:
+    run(*COMMAND, "--dates", "2018-05", "-o", tmp_path / "out")
+    run(*COMMAND, "--dates", "2018-06", "-o", tmp_path / "out", "--overwrite")
+    assert [path.name[:6] for path in (tmp_path / "out" / "dates").iterdir()] == ["201806"]
+
+
 def test_a_foreign_directory_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(GeoelleError, match="holds other files and no series"):
