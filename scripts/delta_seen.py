@@ -16,7 +16,7 @@ from geoelle.chips import Chips
 from geoelle.embed import embed_chips
 from geoelle.encode import BATCH, Seen, each_batch, errors_of, see
 from geoelle.models import Model
-from geoelle.patches import answering, keys_of, patches_of, windows
+from geoelle.patches import answering, keys_of, patch_means, patches_of, windows
 
 TWIN = "twin0"
 
@@ -136,8 +136,7 @@ def _of_patches(seen: Seen) -> dict[str, np.ndarray]:
     inner = np.arange(h * w).reshape(h, w)[middle, middle]
     squares = windows(chips.pixels_btcyx, np.tile(inner.ravel(), (b, 1)), PATCH_PX)
     features = complexity.features(squares, chips.bands).reshape(b, *inner.shape, -1)
-    cut = chips.pixels_btcyx[:, 0].reshape(b, -1, h, PATCH_PX, w, PATCH_PX).mean(axis=(3, 5))
-    bands = np.moveaxis(cut, 1, -1)[:, middle, middle]
+    bands = patch_means(chips.pixels_btcyx, PATCH_PX)[:, middle, middle]
     losses = [errors_of(loss) for _, loss in seen.losses]
     twin = seen.twins.get(TWIN)
     parts = {

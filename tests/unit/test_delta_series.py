@@ -79,12 +79,14 @@ def test_patches_have_the_difficulty_of_a_dense_map(reader: Reader, kit: Kit) ->
     given.pixels_cyx[:, 40:64, 40:64] = np.nan  # the last chip is not valid
     found = kit.measure(reader.read(given, "patches"))
     chips = given.chips("patches")
-    table, linear_nhw, complexity_nij = score_patches(chips, reader.model, kit.probe.score_raw, kit.probe.pixels)
-    wanted = PatchScores.of(table, linear_nhw, complexity_nij, patch_px=4, probe=kit.probe)
-    inner = [v.reshape(16, 16)[2:14, 2:14].ravel() for v in (wanted.mean_n, wanted.complexity_n)]
+    parts = score_patches(chips, reader.model, kit.probe.score_raw, kit.probe.pixels)
+    wanted = PatchScores.of(*parts, patch_px=4, probe=kit.probe)
+    green_n = wanted.means_nc[:, BANDS.index("green")]
+    inner = [v.reshape(16, 16)[2:14, 2:14].ravel() for v in (wanted.mean_n, wanted.complexity_n, green_n)]
     assert 0 < np.isnan(inner[0]).sum() < len(inner[0])
     np.testing.assert_allclose(found.numbers["Delta"], inner[0], atol=1e-4)
     np.testing.assert_allclose(found.numbers["complexity"], inner[1], atol=1e-4)
+    np.testing.assert_allclose(found.numbers["green"], inner[2], rtol=1e-5)
 
 
 def test_bands_of_a_patch_are_the_means_of_its_pixels(reader: Reader) -> None:
