@@ -42,7 +42,8 @@ Written by `scripts/evaluate.py`; every figure is printed by it. Intervals are 9
 Chips of one place share soil, weather and acquisition, so random folds flatter: their score stands in the tables as a warning,
 not as a result. `loss` is the model's own pretraining loss, the mean over 8 fixed masks; a null is any predictor that does not
 use the trained embedding, on the same folds, the same search for alpha and the same target. Every table as JSON:
-[evaluation.json](evaluation.json). What Delta is worth has a page of its own: [evaluation-delta.md](evaluation-delta.md).
+[evaluation.json](evaluation.json). What Delta is worth has pages of its own: [on real damage](evaluation-delta.md), and
+[where nothing changed, or a change was put in](evaluation-delta-series.md).
 """
 
 

@@ -36,7 +36,7 @@ HEAD = """\
 
 What `scripts/evaluate_delta.py` measured, by the [protocol](protocol-delta.md) that was committed before. It writes this page; every number is in
 [delta.json](delta.json). One disturbance, one country, one pair of dates: it says nothing of other change, and with no earlier years nothing of
-false alarms. Contains modified Copernicus Sentinel data 2019-2020.
+false alarms, which have [a page of their own](evaluation-delta-series.md). Contains modified Copernicus Sentinel data 2019-2020.
 
 """
 COLUMNS = (

@@ -1,0 +1,78 @@
+"""Find or fit the probes that the evaluation of a series needs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from delta_nulls import Kit
+from delta_seen import TWIN, Reader
+from geoelle.embed import embed_chips, embed_patches, space_of
+from geoelle.embeddings import Embeddings
+from geoelle.holdout import PlaceKFold
+from geoelle.models import Model, load_model
+from geoelle.probe import Probe, fit_probe, on_scale
+from geoelle.ridge import Affine, RidgeProbeCV
+from geoelle.sample import Sample
+from geoelle.shipped import probe_of_space
+from nano_samples import chips_of, scenes_of
+
+CAP = 32
+"""Chips a file at most, for the probes that are fitted here."""
+FOLDS = 5
+
+
+def nano_kit(bands: tuple[str, ...], unit: str, imagery: Path | None, cache: Path | None) -> tuple[Reader, Kit]:
+    """Return nano with the probe that ships; with imagery, its untrained twin has a probe as well."""
+    model, twin, dense = load_model("nano"), load_model("nano", "untrained", seed=0), unit == "patches"
+    fitted = None
+    if imagery is not None:
+        sample, places_n = _sample(imagery, model, bands, dense, twin, cache)
+        y_n = on_scale(sample.loss_n, "log")
+        fitted = Affine.of(RidgeProbeCV(cv=PlaceKFold(FOLDS)).fit(sample.twins[TWIN].astype(np.float64), y_n, places_n))
+    probe = probe_of_space(space_of(model, bands, dense=dense))
+    return Reader(model=model, twin=twin, loss=True, bands=bands), Kit(probe=probe, twin=fitted, bands=bands)
+
+
+def other_kit(name: str, weights: str, bands: tuple[str, ...], imagery: Path, cache: Path | None) -> tuple[Reader, Kit]:
+    """Return another model, with a dense probe fitted here on the `fit` places of docs/nano-data.json."""
+    model = load_model(name, weights)
+    sample, places_n = _sample(imagery, model, bands, True, None, cache)
+    probe = fitted_probe(sample, places_n, model, bands)
+    return Reader(model=model, twin=None, loss=False, bands=bands), Kit(probe=probe, twin=None, bands=bands)
+
+
+def fitted_probe(sample: Sample, places_n: np.ndarray, model: Model, bands: tuple[str, ...]) -> Probe:
+    """Fit a dense probe of log-loss and its pixel part; strengths are chosen on places held out."""
+    cv = PlaceKFold(min(FOLDS, len(np.unique(places_n))))
+    return fit_probe(
+        sample.vectors_nd.astype(np.float64), sample.loss_n, groups=places_n, space=space_of(model, bands, dense=True),
+        scale="log", cv=cv, features=(sample.features_nf.astype(np.float64), sample.feature_names),
+    )  # fmt: skip
+
+
+def _sample(
+    imagery: Path, model: Model, bands: tuple[str, ...], dense: bool, twin: Model | None, cache: Path | None
+) -> tuple[Sample, np.ndarray]:
+    """Gather the chips, or drawn patches, of the `fit` places, and the place of each row."""
+    twins = {} if twin is None else {TWIN: twin}
+    space = space_of(model, bands, dense=dense)
+    told = hashlib.sha256(f"{space} {twin and twin.weights_sha256} {CAP}".encode()).hexdigest()[:12]
+    tables, places = [], []
+    for scene in scenes_of(imagery, ("fit",), bands):
+        path = None if cache is None else cache / f"fit-{told}" / f"{Path(scene.path).stem}.parquet"
+        if path is not None and path.is_file():
+            table = Embeddings.read(path)
+        else:
+            chips = chips_of(scene, model, bands, CAP)
+            embed = (lambda *a, **k: embed_patches(*a, **k)[1]) if dense else embed_chips
+            table = embed(chips, model, loss=True, twins=twins)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                table.write(path)
+        tables.append(table)
+        places += [scene.place] * len(table)
+    sample = Sample.of(tables)
+    return sample.at(sample.usable_n), np.array(places)[sample.usable_n]
