@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from geoelle.area import Area, lattices_for
-from geoelle.change_baselines import Measured, baselines, of_delta
+from geoelle.change_baselines import Measured, baselines, of_delta, twin_gap
 from geoelle.delta import RATE, Delta, Scored, compare
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
@@ -186,6 +186,7 @@ def compare_runs(
         zones[lattice] = found = compare(*before_after, rest, rate=rate)
         chips = None if before.is_dense else [every[i].chips[lattice] for i in held]
         measures[lattice] = (of_delta(found), *baselines(found, [*before_after, *rest], chips))
+        notes = (*notes, gap) if (gap := twin_gap(chips)) and gap not in notes else notes
     if not zones:
         raise InputMismatch(
             f"{before.path} and {after.path} share no lattice; make both of one area, --crs and --stride"

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
-from geoelle.change import MIN_REPLICATES, Null, Tested, false_alarms, fit_null, q_values
+from geoelle.change import MIN_REPLICATES, Design, Null, Tested, false_alarms, judge, q_values
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
 from geoelle.errors import AreaError, ProbeError, SpaceMismatch
@@ -40,7 +40,6 @@ STATES = ("judged", "outside", "gated", "short history", "no look before", "no l
 """`outside`: judged, but the date after is outside the area of applicability. `gated`: not judged, the date before is.
 `short history`: not judged, fewer than two earlier years have the cell (all cells, where no history is given)."""
 
-Design = Literal["none", "difference", "departure"]
 _PARTS = ("difficulty_n", "complexity_n", "inside_n", "days_n")
 
 
@@ -195,18 +194,6 @@ def compare(before: Scored, after: Scored, history: Sequence[Scored] = (), *, ra
         design=design, rate=rate, null=null, tested=tested, q_n=q_n,
         flag_n=None if q_n is None else np.where(np.isnan(q_n), np.nan, q_n <= rate), unchanged=_judge(years_rn, rate),
     )  # fmt: skip
-
-
-def judge(before_n: np.ndarray, after_n: np.ndarray, history_rn: np.ndarray, design: Design) -> tuple[Null, Tested]:
-    """Test one number a cell by its history, as `design` says; NaN where the date before has none.
-
-    Raises: ProbeError (a history too short).
-    """
-    null = fit_null(history_rn)
-    tested = null.test(after_n, before_n if design == "difference" else None)
-    known_n = np.isfinite(before_n)
-    masked = {name: np.where(known_n, getattr(tested, name), np.nan) for name in ("t_n", "p_n", "dof_n")}
-    return null, replace(tested, **masked)
 
 
 def season_gap(one: float, other: float) -> float:

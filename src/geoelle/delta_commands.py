@@ -86,11 +86,13 @@ def _of_area(options: dict[str, Any]) -> None:
     from geoelle.delta_product import claim
     from geoelle.plan import ASK_BYTES
     from geoelle.products import probe_for
+    from geoelle.shipped import ships_twin
 
     if not options["before"] or not options["after"]:
         raise click.UsageError("give two runs, or an area with --before and --after")
-    windows = plan_windows(job_of(options | {"dates": options["after"]}, dense=options["dense"]), options["before"],
-                           _years(options["history"]))  # fmt: skip
+    twins = int(not options["dense"] and options["weights"] is None and ships_twin(options["model"]))
+    job = job_of(options | {"dates": options["after"]}, dense=options["dense"], twins=twins)
+    windows = plan_windows(job, options["before"], _years(options["history"]))
     probe = probe_for(windows.plans["after"], options["probe"])
     if options["dry_run"]:
         console.show(windows.to_dict(), options["as_json"])

@@ -132,6 +132,7 @@ def test_the_flood_is_found_as_easier_ground(out: Path) -> None:
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4 and "The surest alerts before" in page and "read again" not in page
     assert "The change beside its baselines" in page and "embedding cosine" in page and "random direction" in page
+    assert "untrained twin" in page and "--twins" not in page
 
 
 def test_labels_score_delta_and_every_baseline(out: Path, tmp_path: Path) -> None:
