@@ -6,12 +6,14 @@ date after:
 
 - Whole years: each year is judged by all others, and the date after takes its place among them. Exact whatever the
   dependence in space, and coarse: of r + 1 years the least p is 1 / (r + 1).
-- Blocks: every block of ground takes a year of its own as its date after, among the earlier years only, and the pieces
-  make a map without the change. So cells of one block stay as alike as they are, and maps are many. The blocks are as
+- Blocks: earlier years are judged by each other as the two dates were, and maps without the change are put together of
+  pieces of these, each piece of years, of ground and with a sign of its own (a block bootstrap, Kunsch 1989,
+  doi:10.1214/aos/1176347265). So cells of one block stay as alike as they are, and maps are many. The blocks are as
   wide as t is alike in space.
 
-The date after has no part in the second check, though exchanging it too would be exact: it would play itself in one
-of r + 2 blocks, and a change would hide in its own null.
+The date after has no part in the second check: exchanged block by block with the earlier years it would play itself in
+one of r + 2, and a change would hide in its own null. Pieces of the same ground only would scatter too little: r years
+are few, and the date after is another.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ SHUFFLES = 199
 MIN_BLOCKS = 4
 _MOST = 12
 """Arrangements of years that are judged: each is a fit over the whole map."""
-_RANGES = 3
+_RANGES = 2
 _SEED = 0
 
 
@@ -102,30 +104,67 @@ def check_blocks(
     the same, NaN outside the area of applicability: a year that plays the date after is not gated. None where the years
     are too few to be judged by the rest, or the ground too small for four blocks.
     """
-    known_n = np.isfinite(tested.p_n)
-    maps = [np.where(known_n, (found.p_n, found.t_n), np.nan) for found in _null_maps(years_rn, gated_rn, design)]
+    maps = list(_null_maps(years_rn, gated_rn, design))
     if not maps:
         return None
-    range_m = _range_m(addresses, [t_n for _, t_n in maps[:_RANGES]])
-    lattice = addresses.lattice
-    side = max(int(np.ceil(np.nan_to_num(range_m) / lattice.cell_m)), -(-lattice.size_px // lattice.stride_px))
-    y_n, x_n = addresses.rows - addresses.rows.min(), addresses.cols - addresses.cols.min()
-    names, block_n = np.unique(y_n // side * (x_n.max() // side + 1) + x_n // side, return_inverse=True)
-    if len(names) < MIN_BLOCKS:
+    range_m = _range_m(addresses, [found.t_n for found in maps[:_RANGES]])
+    mosaic = _Mosaic.of(addresses, maps, range_m)
+    if mosaic.blocks < MIN_BLOCKS:
         return None
-    grid = (y_n, x_n)
-    own_p, own = _passes(tested.p_n, rate), _flags(tested.p_n, tested.t_n, rate, grid)
-    drawn = [
-        (_flags(p_n, t_n, rate, grid), np.nanmean(p_n[known_n] <= own_p) if np.isfinite(p_n[known_n]).any() else 0.0)
-        for p_n, t_n in _shuffled(np.array(maps), block_n, len(names), shuffles)
-    ]
-    flags_s2, passed_s = np.array([counts for counts, _ in drawn]), np.array([share for _, share in drawn])
+    known_n = np.isfinite(tested.p_n)
+    limit, own = _limit(tested.p_n, rate), _flags(tested.p_n, tested.t_n, rate, mosaic)
+    flags_s2, passed_s = np.empty((shuffles, 2)), np.empty(shuffles)
+    rng = np.random.default_rng(_SEED)
+    for s in range(shuffles):
+        p_n, t_n = mosaic.draw(rng)
+        p_n[~known_n] = np.nan
+        flags_s2[s] = _flags(p_n, t_n, rate, mosaic)
+        passed_s[s] = np.sum(p_n <= limit) * known_n.sum() / max(np.isfinite(p_n).sum(), 1)
     p_flagged, p_largest = (1 + (flags_s2 >= own).sum(axis=0)) / (1 + shuffles)
     return BlockCheck(
         flagged=own[0], largest=own[1], p_flagged=float(p_flagged), p_largest=float(p_largest),
-        expected=float(passed_s.mean() * known_n.sum()), most=float(np.quantile(passed_s, 0.95) * known_n.sum()),
-        blocks=len(names), block_m=side * lattice.cell_m, range_m=range_m, arrangements=len(maps), shuffles=shuffles,
+        expected=float(passed_s.mean()), most=float(np.quantile(passed_s, 0.95)), blocks=mosaic.blocks,
+        block_m=mosaic.side * addresses.lattice.cell_m, range_m=range_m, arrangements=len(maps), shuffles=shuffles,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Mosaic:
+    """Maps of p and t without the change, (2, k, y, x), NaN off the cells; where cells lie; the side of a piece."""
+
+    maps_2kyx: np.ndarray
+    y_n: np.ndarray
+    x_n: np.ndarray
+    side: int
+
+    @classmethod
+    def of(cls, addresses: Addresses, maps: Sequence[Tested], range_m: float) -> _Mosaic:
+        lattice = addresses.lattice
+        y_n, x_n = addresses.rows - addresses.rows.min(), addresses.cols - addresses.cols.min()
+        maps_2kyx = np.full((2, len(maps), y_n.max() + 1, x_n.max() + 1), np.nan)
+        for k, found in enumerate(maps):
+            maps_2kyx[:, k, y_n, x_n] = found.p_n, found.t_n
+        side = max(int(np.ceil(np.nan_to_num(range_m) / lattice.cell_m)), -(-lattice.size_px // lattice.stride_px))
+        return cls(maps_2kyx=maps_2kyx, y_n=y_n, x_n=x_n, side=side)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.maps_2kyx.shape[2:]
+
+    @property
+    def blocks(self) -> int:
+        """Return how many blocks hold a cell."""
+        return len(np.unique((self.y_n // self.side << 32) + self.x_n // self.side))
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return p and t (n,) of a map of pieces."""
+        rows, cols = (-(-length // self.side) for length in self.shape)
+        at_n = self.y_n // self.side * cols + self.x_n // self.side
+        map_b = rng.integers(self.maps_2kyx.shape[1], size=rows * cols)
+        starts = [rng.integers(max(length - self.side, 0) + 1, size=rows * cols) for length in self.shape]
+        y_n, x_n = starts[0][at_n] + self.y_n % self.side, starts[1][at_n] + self.x_n % self.side
+        p_n, t_n = self.maps_2kyx[:, map_b[at_n], y_n, x_n]
+        return p_n, t_n * rng.choice([-1.0, 1.0], size=rows * cols)[at_n]
 
 
 def _null_maps(years_rn: np.ndarray, gated_rn: np.ndarray, design: Design) -> Iterator[Tested]:
@@ -152,32 +191,22 @@ def _range_m(addresses: Addresses, maps: Sequence[np.ndarray]) -> float:
     return float(np.nanmax(found)) if np.isfinite(found).any() else float("nan")
 
 
-def _shuffled(
-    maps_k2n: np.ndarray, block_n: np.ndarray, blocks: int, shuffles: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Put maps of p and t together, every block of an arrangement and with a sign of its own."""
-    rng, every = np.random.default_rng(_SEED), np.arange(len(block_n))
-    for _ in range(shuffles):
-        taken_n = rng.integers(len(maps_k2n), size=blocks)[block_n]
-        sign_n = rng.choice([-1.0, 1.0], size=blocks)[block_n]
-        yield maps_k2n[taken_n, 0, every], sign_n * maps_k2n[taken_n, 1, every]
-
-
-def _passes(p_n: np.ndarray, rate: float) -> float:
+def _limit(p_n: np.ndarray, rate: float) -> float:
     """Return the largest p that is flagged, -1 where none is (Benjamini and Hochberg's step up)."""
-    ordered = np.sort(p_n[np.isfinite(p_n)])
-    below = np.flatnonzero(ordered <= rate * np.arange(1, len(ordered) + 1) / max(len(ordered), 1))
+    count = np.isfinite(p_n).sum()
+    ordered = np.sort(p_n[p_n <= rate])  # none above the rate is flagged
+    below = np.flatnonzero(ordered <= rate * np.arange(1, len(ordered) + 1) / max(count, 1))
     return float(ordered[below[-1]]) if below.size else -1.0
 
 
-def _flags(p_n: np.ndarray, t_n: np.ndarray, rate: float, grid: tuple[np.ndarray, np.ndarray]) -> tuple[int, int]:
+def _flags(p_n: np.ndarray, t_n: np.ndarray, rate: float, mosaic: _Mosaic) -> tuple[int, int]:
     """Count the flagged cells, and those of the largest cluster of one sign whose cells share a side."""
-    flagged_n = p_n <= _passes(p_n, rate)
+    flagged_n = p_n <= _limit(p_n, rate)
     if not flagged_n.any():
         return 0, 0
     largest = 0
     for sign in (-1, 1):
-        mask_yx = np.zeros((grid[0].max() + 1, grid[1].max() + 1), bool)
-        mask_yx[grid] = flagged_n & (np.sign(t_n) == sign)
+        mask_yx = np.zeros(mosaic.shape, bool)
+        mask_yx[mosaic.y_n, mosaic.x_n] = flagged_n & (np.sign(t_n) == sign)
         largest = max(largest, int(np.bincount(ndimage.label(mask_yx)[0].ravel())[1:].max(initial=0)))
     return int(flagged_n.sum()), largest
