@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import balanced_accuracy_score
 
-from error_scores import Errors, Ranking, added, dissimilarity, doubt, mahalanobis, read_out, task_probabilities
+from error_scores import Errors, Ranking, added, applicability, doubt, mahalanobis, read_out, task_probabilities
 from geoelle.bootstrap import Interval
 from geoelle.figures import ACCENT, GRID, INK, MUTED, NULL, STYLE, png
 from geoelle.files import write_bytes
@@ -61,8 +61,8 @@ are examples, not evidence.
 
 DEPARTURES = """\
 **Added after the runs.** The seed of a draw follows from the path of its file instead of being 0. A task probe that is wrong at least as often as
-always answering with the commonest class is said not to work: the ranking of its errors tells little, whatever it is. Protocol and results
-are otherwise as first run.
+always answering with the commonest class is said not to work: the ranking of its errors tells little, whatever it is. Dissimilarity is now
+the one that maps show, to at most 1,000 tokens that cover the training ground, with the area of applicability that follows from it. Protocol and results are otherwise as first run.
 """
 
 
@@ -159,6 +159,7 @@ def scores_of(sample: Sample, probability_nk: np.ndarray, folds: int) -> dict[st
     difficulty_n = nested.predicted_nt[:, 0]
     complexity_n = read_out(sample.features_nf, log_loss_n, sample.place_n, folds).predicted_nt[:, 0]
     of_chip = read_out(sample.chip_nd, chip_log_loss_n, sample.place_n, folds)
+    dissimilarity_n, outside_n = applicability(sample.tokens_nd, log_loss_n, sample.place_n, nested)
     return {
         CONFIDENCE: doubt(probability_nk),
         DIFFICULTY: difficulty_n,
@@ -166,7 +167,8 @@ def scores_of(sample: Sample, probability_nk: np.ndarray, folds: int) -> dict[st
         "excess": difficulty_n - complexity_n,
         "residual": log_loss_n - difficulty_n,
         "loss": log_loss_n,
-        "dissimilarity": dissimilarity(sample.tokens_nd, log_loss_n, sample.place_n, nested),
+        "dissimilarity": dissimilarity_n,
+        "outside the area of applicability": outside_n,
         COMPLEXITY: complexity_n,
         "Mahalanobis distance": mahalanobis(sample.tokens_nd, nested),
         "length of the vector": np.linalg.norm(sample.tokens_nd, axis=1),

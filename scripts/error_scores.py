@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist, pdist
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from geoelle.applicability import fit_reach
 from geoelle.bootstrap import Bootstrap, Interval
 from geoelle.holdout import PlaceKFold
 from geoelle.ridge import Nested, RidgeProbe, nested_ridge
@@ -25,7 +25,6 @@ MIN_WITHIN = 5
 WORST = 0.2
 SECOND_FOLDS = 5
 _TINY = 1e-6
-_PAIRS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,19 +142,21 @@ def read_out(x_nd: np.ndarray, y_n: np.ndarray, place_n: np.ndarray, folds: int)
     return nested_ridge(np.asarray(x_nd, np.float64), y_n[:, None], cv=PlaceKFold(folds), groups=place_n)
 
 
-def dissimilarity(x_nd: np.ndarray, y_n: np.ndarray, place_n: np.ndarray, nested: Nested) -> np.ndarray:
-    """Return the distance to the nearest training vector, over the mean distance between training vectors.
+def applicability(
+    x_nd: np.ndarray, y_n: np.ndarray, place_n: np.ndarray, nested: Nested
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the dissimilarity that a map would show, and 1 outside the area of applicability, else 0; both (n,).
 
-    Dimensions weigh as |coefficient| of the ridge of that fold does on standardised inputs (Meyer and Pebesma 2021,
-    doi:10.1111/2041-210X.13650).
+    The reach is that of the ridge of the fold on its training part, its threshold from folds of places inside that.
     """
-    out_n = np.empty(len(x_nd))
+    di_n, outside_n = np.empty(len(x_nd)), np.empty(len(x_nd))
     for k, (train, test) in enumerate(_folds(nested)):
-        weight_d = np.abs(RidgeProbe(nested.alphas_kt[k, 0]).fit(x_nd[train], y_n[train]).coef_)
-        seen, unseen = x_nd[train] * weight_d, x_nd[test] * weight_d
-        some = np.random.default_rng(0).choice(len(seen), min(_PAIRS, len(seen)), replace=False)
-        out_n[test] = cdist(unseen, seen).min(axis=1) / pdist(seen[some]).mean()
-    return out_n
+        weight_d = RidgeProbe(nested.alphas_kt[k, 0]).fit(x_nd[train], y_n[train]).coef_
+        cv = PlaceKFold(min(SECOND_FOLDS, len(np.unique(place_n[train]))))
+        reach, _ = fit_reach(x_nd[train], weight_d, cv.split(x_nd[train], None, place_n[train]))
+        di_n[test] = reach.dissimilarity(x_nd[test])
+        outside_n[test] = 1 - reach.inside(di_n[test])
+    return di_n, outside_n
 
 
 def mahalanobis(x_nd: np.ndarray, nested: Nested) -> np.ndarray:

@@ -189,7 +189,8 @@ def test_a_probe_of_chips_is_refused_for_a_dense_map_and_the_reverse(plan: Plan,
         probe_for(chips, of_patches)
     assert probe_for(plan, of_patches).digest == probe_of(plan).digest
     with pytest.raises(ProbeError, match=r"no dense probe ships for nano .*; fit one \(geoelle embed --loss --dense"):
-        probe_for(plan, None)
+        shipped_probe(plan.model, plan.bands[1:], dense=True)
+    assert probe_for(plan, None).space["bands"] == " ".join(plan.bands)
     ten = shipped_probe(plan.model, plan.model.card.bands, dense=True)
     assert ten.space["pooling"] == PATCH_POOLING and len(ten.embedding.weights_d) == plan.model.card.dim
 

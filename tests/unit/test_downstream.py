@@ -289,12 +289,15 @@ def test_what_lies_far_from_training_is_dissimilar_along_dimensions_that_matter(
     x_nd = rng.normal(size=(200, 3))
     y_n = x_nd[:, 0] + 0.01 * rng.normal(size=200)
     nested = error_scores.read_out(x_nd, y_n, place_n, folds=4)
-    base_n = error_scores.dissimilarity(x_nd, y_n, place_n, nested)
+    base_n, outside_n = error_scores.applicability(x_nd, y_n, place_n, nested)
+    assert 0 < outside_n.mean() < 0.2 and base_n[outside_n == 1].min() > base_n[outside_n == 0].mean()
     far = {}
     for dimension in (0, 2):
         moved_nd = x_nd.copy()
         moved_nd[0, dimension] += 30  # the first row is the only one of its fold to move: training is as it was
-        far[dimension] = error_scores.dissimilarity(moved_nd, y_n, place_n, nested)[0]
+        di_n, out_n = error_scores.applicability(moved_nd, y_n, place_n, nested)
+        far[dimension] = di_n[0]
+        assert (out_n[0] == 1) == (dimension == 0)
     assert base_n[0] < 1 < 10 < far[0]
     assert far[2] < 1
 
