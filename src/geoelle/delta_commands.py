@@ -31,6 +31,12 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
     help="Earlier years to judge by: how many of the window after, or with RUNS a run each. Without: no test.",
 )
 @click.option(
+    "--later",
+    multiple=True,
+    metavar="DATES | RUN",
+    help="A further look at what changed: a window of the same season after --after, or with RUNS a run. Repeat.",
+)
+@click.option(
     "--rate",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.1,
@@ -57,6 +63,7 @@ def delta(runs: tuple[Path, ...], **options: Any) -> None:
     \b
     Examples:
       geoelle delta before/ after/ --history y2018/ --history y2017/ -o change/
+      geoelle delta before/ after/ --history y2018/ --history y2017/ --later next/ -o change/
       geoelle delta --bbox 22.147,45.201,22.157,45.209 --before 2019-08 --after 2020-08 --history 4 --catalog demo -o a/
     """
     _of_runs(runs, options) if runs else _of_area(options)
@@ -72,7 +79,8 @@ def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
         raise click.UsageError(f"{', '.join(given)} are of an area, not of runs")
     history = [Dated.read(Path(path), f"history {i}") for i, path in enumerate(options["history"], start=1)]
     pair = (Dated.read(path, name) for path, name in zip(runs, ("before", "after"), strict=True))
-    found = compare_runs(*pair, history, probe=options["probe"], rate=options["rate"])
+    later = [Dated.read(Path(path), f"later {i}") for i, path in enumerate(options["later"], start=1)]
+    found = compare_runs(*pair, history, later=later, probe=options["probe"], rate=options["rate"])
     if options["dry_run"]:
         console.show(found.to_dict(), options["as_json"])
         return
@@ -92,7 +100,7 @@ def _of_area(options: dict[str, Any]) -> None:
         raise click.UsageError("give two runs, or an area with --before and --after")
     twins = int(not options["dense"] and options["weights"] is None and ships_twin(options["model"]))
     job = job_of(options | {"dates": options["after"]}, dense=options["dense"], twins=twins)
-    windows = plan_windows(job, options["before"], _years(options["history"]))
+    windows = plan_windows(job, options["before"], _years(options["history"]), options["later"])
     probe = probe_for(windows.plans["after"], options["probe"])
     if options["dry_run"]:
         console.show(windows.to_dict(), options["as_json"])
@@ -103,12 +111,17 @@ def _of_area(options: dict[str, Any]) -> None:
             "add --yes to go on, or make --bbox smaller"
         )
     out, overwrite = options["out"], options["overwrite"]
-    name = fingerprint_of([plan.fingerprint for plan in windows.plans.values()], probe, options["rate"])
+    runs, later = ([plan.fingerprint for name, plan in windows.plans.items() if name.startswith("later") == is_later]
+                   for is_later in (False, True))  # fmt: skip
+    name = fingerprint_of(runs, probe, options["rate"], later)
     claim(out, name, overwrite=overwrite)
     with console.progress(options["as_json"]) as report:
         folders = embed_windows(windows, out, probe, overwrite=overwrite, progress=report)
-    before, after, *history = (Dated.read(path, name) for name, path in folders.items())
-    found = compare_runs(before, after, history, probe=options["probe"], rate=options["rate"], notes=windows.notes)
+    before, after, *rest = (Dated.read(path, name) for name, path in folders.items())
+    history, later = ([run for run in rest if run.name.startswith(kind)] for kind in ("history", "later"))
+    found = compare_runs(
+        before, after, history, later=later, probe=options["probe"], rate=options["rate"], notes=windows.notes
+    )
     _write(found, options)
 
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 import scenes
 from geoelle.area import Area
+from geoelle.change_states import STATUSES
 from geoelle.cli import cli
 from geoelle.complexity import feature_names
 from geoelle.dated import Dated, compare_runs
@@ -42,7 +43,7 @@ from geoelle.probe import Affine, Probe
 from ground import GSD_M, make_scene, save_catalog
 
 WEST, NORTH = 10_240 * 59 + 2_000, 4_996_000
-YEARS = range(2019, 2025)
+YEARS, FLOOD = range(2019, 2026), 2024
 GROUND = shapely.box(WEST + 310, NORTH - 1610, WEST + 1590, NORTH - 330)
 BBOX = ",".join(f"{v:.6f}" for v in scenes.to_lonlat(GROUND, 32631).bounds)
 COMMAND = ("--bbox", BBOX, "--before", "2023-06", "--after", "2024-06", "--crs", 32631, "--stride", 8)
@@ -58,7 +59,7 @@ def no_clock() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One ground with new noise every year; in the last the middle is flat, as after a flood."""
+    """One ground with new noise every year; in the last two the middle is flat, as after a flood."""
     home = tmp_path_factory.mktemp("years")
     items = []
     for year in YEARS:
@@ -66,7 +67,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
         item = make_scene(home, name, west=WEST, north=NORTH)
         item.datetime = datetime(year, 6, 1, tzinfo=UTC)
         items.append(item)
-        for band, gsd_m in GSD_M.items() if year == YEARS[-1] else ():
+        for band, gsd_m in GSD_M.items() if year >= FLOOD else ():
             path = home / name / f"{band}.tif"
             with rasterio.open(path) as file:
                 pixels = file.read(1)
@@ -133,6 +134,49 @@ def test_the_flood_is_found_as_easier_ground(out: Path) -> None:
     assert page.count("data:image/png;base64,") == 4 and "The surest alerts before" in page and "read again" not in page
     assert "The change beside its baselines" in page and "embedding cosine" in page and "random direction" in page
     assert "untrained twin" in page and "--twins" not in page
+
+
+def test_a_later_date_confirms_the_flood(catalog: str, out: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    run("delta", *COMMAND, "--catalog", catalog, "--history", 4, "--later", "2025-06", "--overwrite", "-o", again)
+    assert (again / "later-1" / "run.json").is_file()
+    found, old = bands(again / "delta.tif"), bands(out / "delta.tif")
+    for name in old:
+        np.testing.assert_array_equal(found[name], old[name])
+    flagged = old["flag"] == 1
+    confirmed = found["status"] == STATUSES.index("confirmed")
+    assert (confirmed & flagged).sum() > 0.8 * flagged.sum()
+    assert (found["first_detected"][confirmed & flagged] == 19_875).all()
+    assert (found["duration"][confirmed & flagged] == 365).all()
+    assert np.isnan(found["duration"][found["status"] == 0]).all()
+    codes = bands(again / "delta_status.tif")["status of the change"]
+    np.testing.assert_array_equal(np.where(codes == 255, np.nan, codes), found["status"])
+    first = geopandas.read_parquet(again / "alerts.parquet").loc[0]
+    assert first[["status", "first_detected", "duration_days", "looks"]].tolist() == ["confirmed", "2024-06-01", 365, 2]
+    assert "S2B_31TFJ_20250601_0_L2A" in first["items_after"]
+    manifest = json.loads((again / "run.json").read_text())
+    assert manifest["zones"]["delta"]["status"]["confirmed"] == confirmed.sum()
+    assert manifest["fingerprint"] != json.loads((out / "run.json").read_text())["fingerprint"]
+    page = (again / "report.html").read_text()
+    assert "Followed through 2 dates after" in page and "not independent of the first flag" in page
+    words = [word for run in history(out) for word in ("--history", run.path)]
+    run("delta", out / "before", out / "after", *words, "--later", again / "later-1", "-o", tmp_path / "runs")
+    assert (tmp_path / "runs" / "delta_status.tif").read_bytes() == (again / "delta_status.tif").read_bytes()
+    seen = json.loads((tmp_path / "runs" / "run.json").read_text())["fingerprint"]
+    assert seen == manifest["fingerprint"]
+    with pytest.raises(ProbeError, match="judged by the history"):
+        compare_runs(*dated(out, "before", "after"), later=dated(again, "later-1"))
+
+
+def test_flags_are_classes_beside_the_change(out: Path) -> None:
+    found = bands(out / "delta.tif")
+    flagged, state = (bands(out / f"delta_{name}.tif") for name in ("flagged", "state"))
+    codes = flagged["flagged change"]
+    np.testing.assert_array_equal(codes == 1, (found["flag"] == 1) & (found["sign"] == -1))
+    np.testing.assert_array_equal(codes == 2, (found["flag"] == 1) & (found["sign"] == 1))
+    np.testing.assert_array_equal(codes == 255, np.isnan(found["flag"]))
+    np.testing.assert_array_equal(state["state of the test"], np.nan_to_num(found["state"], nan=255))
+    assert not (out / "delta_status.tif").exists()
 
 
 def test_labels_score_delta_and_every_baseline(out: Path, tmp_path: Path) -> None:
@@ -310,6 +354,12 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
         plan_windows(job, "2023-01", 0)
     with pytest.raises(ProbeError, match="of 6 earlier years 1 can be used"):
         plan_windows(job, "2020-06", 6)
+    for later, told in ((["2024-05"], "--later is before --after"), (["2025-06", "2025-06-15"], "the windows overlap"),
+                        (["2025-10"], "another season")):  # fmt: skip
+        with pytest.raises(AreaError, match=told):
+            plan_windows(job, "2023-06", 4, later)
+    with pytest.raises(ProbeError, match="give --history"):
+        plan_windows(job, "2023-06", 0, ["2025-06"])
     windows = plan_windows(job, "2023-06", 8)
     assert list(windows.plans) == ["before", "after", *(f"history-{back}" for back in (1, 2, 3, 4))]
     assert len(windows.notes) == 4 and "has no item" in windows.notes[-1]
