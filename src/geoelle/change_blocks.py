@@ -7,13 +7,13 @@ date after:
 - Whole years: each year is judged by all others, and the date after takes its place among them. Exact whatever the
   dependence in space, and coarse: of r + 1 years the least p is 1 / (r + 1).
 - Blocks: earlier years are judged by each other as the two dates were, and maps without the change are put together of
-  pieces of these, each piece of years, of ground and with a sign of its own (a block bootstrap, Kunsch 1989,
-  doi:10.1214/aos/1176347265). So cells of one block stay as alike as they are, and maps are many. The blocks are as
-  wide as t is alike in space.
+  pieces of these, all of one arrangement of years, each of some ground and with a sign of its own (a block bootstrap,
+  Kunsch 1989, doi:10.1214/aos/1176347265). So cells of one block stay as alike as they are, what is off in a whole
+  year stays off, and maps are many. The blocks are as wide as t is alike in space.
 
 The date after has no part in the second check: exchanged block by block with the earlier years it would play itself in
-one of r + 2, and a change would hide in its own null. Pieces of the same ground only would scatter too little: r years
-are few, and the date after is another.
+one of r + 2, and a change would hide in its own null. Pieces of the same ground only, or of several arrangements in one
+map, would scatter too little: years are few, and the date after is another.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ SHUFFLES = 199
 MIN_BLOCKS = 4
 _MOST = 12
 """Arrangements of years that are judged: each is a fit over the whole map."""
-_RANGES = 2
 _SEED = 0
 
 
@@ -107,7 +106,7 @@ def check_blocks(
     maps = list(_null_maps(years_rn, gated_rn, design))
     if not maps:
         return None
-    range_m = _range_m(addresses, [found.t_n for found in maps[:_RANGES]])
+    range_m = _range_m(addresses, maps[0].t_n)
     mosaic = _Mosaic.of(addresses, maps, range_m)
     if mosaic.blocks < MIN_BLOCKS:
         return None
@@ -160,10 +159,10 @@ class _Mosaic:
         """Return p and t (n,) of a map of pieces."""
         rows, cols = (-(-length // self.side) for length in self.shape)
         at_n = self.y_n // self.side * cols + self.x_n // self.side
-        map_b = rng.integers(self.maps_2kyx.shape[1], size=rows * cols)
+        number = rng.integers(self.maps_2kyx.shape[1])
         starts = [rng.integers(max(length - self.side, 0) + 1, size=rows * cols) for length in self.shape]
         y_n, x_n = starts[0][at_n] + self.y_n % self.side, starts[1][at_n] + self.x_n % self.side
-        p_n, t_n = self.maps_2kyx[:, map_b[at_n], y_n, x_n]
+        p_n, t_n = self.maps_2kyx[:, number, y_n, x_n]
         return p_n, t_n * rng.choice([-1.0, 1.0], size=rows * cols)[at_n]
 
 
@@ -182,13 +181,10 @@ def _null_maps(years_rn: np.ndarray, gated_rn: np.ndarray, design: Design) -> It
             continue
 
 
-def _range_m(addresses: Addresses, maps: Sequence[np.ndarray]) -> float:
-    """Return the longest distance up to which maps of t without the change are alike, NaN where none is."""
-    lonlat_n2, found = addresses.lonlat_n2, []
-    for t_n in maps:
-        seen_n = np.isfinite(t_n)
-        found.append(autocorrelation_range_m(lonlat_n2[seen_n], t_n[seen_n]).range_m)
-    return float(np.nanmax(found)) if np.isfinite(found).any() else float("nan")
+def _range_m(addresses: Addresses, t_n: np.ndarray) -> float:
+    """Return the distance up to which a map of t without the change is alike, NaN where it is at none."""
+    seen_n = np.isfinite(t_n)
+    return autocorrelation_range_m(addresses.lonlat_n2[seen_n], t_n[seen_n]).range_m
 
 
 def _limit(p_n: np.ndarray, rate: float) -> float:
