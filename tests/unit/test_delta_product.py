@@ -16,6 +16,7 @@ import rasterio
 import shapely
 import xarray as xr
 from click.testing import CliRunner
+from pyproj import Transformer
 
 import scenes
 from geoelle.area import Area
@@ -67,14 +68,20 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
         item = make_scene(home, name, west=WEST, north=NORTH)
         item.datetime = datetime(year, 6, 1, tzinfo=UTC)
         items.append(item)
-        for band, gsd_m in GSD_M.items() if year >= FLOOD else ():
-            path = home / name / f"{band}.tif"
-            with rasterio.open(path) as file:
-                pixels = file.read(1)
-            if band != "scl":
-                pixels[800 // gsd_m : 1120 // gsd_m, 800 // gsd_m : 1120 // gsd_m] = 700
-            scenes.write_cog(path, pixels, gsd_m=gsd_m, west=WEST, north=NORTH)
+        if year >= FLOOD:
+            flatten(home / name, WEST, NORTH)
     return str(save_catalog(home / "items.json", items))
+
+
+def flatten(folder: Path, west: float, north: float) -> None:
+    """Make the middle of a scene flat."""
+    for band, gsd_m in GSD_M.items():
+        path = folder / f"{band}.tif"
+        with rasterio.open(path) as file:
+            pixels = file.read(1)
+        if band != "scl":
+            pixels[800 // gsd_m : 1120 // gsd_m, 800 // gsd_m : 1120 // gsd_m] = 700
+        scenes.write_cog(path, pixels, gsd_m=gsd_m, west=west, north=north)
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +384,41 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
 def test_wrong_usage_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["delta", *words, "-o", str(tmp_path / "out")])
     assert result.exit_code == 2 and told in result.output
+
+
+# --- several zones
+
+
+def test_an_area_on_a_border_of_zones_is_judged_zone_by_zone(tmp_path: Path) -> None:
+    """The ground of one scene lies half in zone 31 and half in zone 32; in the last year its middle is flat."""
+    border, north = Transformer.from_crs(4326, 32631, always_xy=True).transform(6.0, 45.08)[0], 4_996_000
+    west = border - 960 - border % 80
+    items = []
+    for year in range(2021, 2025):
+        item = make_scene(tmp_path, f"S2B_31TGL_{year}0601_0_L2A", west=west, north=north)
+        item.datetime = datetime(year, 6, 1, tzinfo=UTC)
+        items.append(item)
+    flatten(tmp_path / items[-1].id, west, north)
+    ground = scenes.to_lonlat(shapely.box(border - 560, north - 1500, border + 560, north - 420), 32631)
+    words = ["--bbox", ",".join(f"{v:.6f}" for v in ground.bounds), "--before", "2023-06", "--after", "2024-06"]
+    words += ["--history", 2, "--stride", 8, "--catalog", save_catalog(tmp_path / "items.json", items)]
+    run("delta", *words, "-o", tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert set(manifest["zones"]) == set(manifest["measures"]) == {"delta_32631", "delta_32632"}
+    for epsg in (32631, 32632):
+        with rasterio.open(tmp_path / "out" / f"delta_{epsg}.tif") as file:
+            assert file.crs.to_epsg() == epsg
+        found = bands(tmp_path / "out" / f"delta_{epsg}.tif")
+        assert np.isfinite(found["t"]).sum() >= 20 and np.nansum(found["flag"]) > 0
+        for name in (f"delta_{epsg}.qml", f"delta_{epsg}_flagged.tif", f"delta_{epsg}_state.qml", f"item_{epsg}.json",
+                     f"report_{epsg}.html"):  # fmt: skip
+            assert name in manifest["sha256"] or (tmp_path / "out" / name).is_file()
+    alerts = geopandas.read_parquet(tmp_path / "out" / "alerts.parquet")
+    assert alerts["stop_lon"].min() < 6 < alerts["stop_lon"].max() and alerts["alert"].is_unique
+    counts = [zone["counts"] for zone in manifest["zones"].values()]
+    assert alerts["cells"].sum() == sum(count["flagged"] for count in counts)
+    run("delta", *words, "-o", tmp_path / "out", "--overwrite")
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == manifest
 
 
 # --- cells that are patches
