@@ -46,7 +46,7 @@ def write_class_cog(
     codes_yx = np.where(np.isfinite(values_yx), values_yx, CLASS_NODATA).astype(np.uint8)
     if wrong := set(np.unique(values_yx[np.isfinite(values_yx)]).tolist()) - set(range(len(classes.names))):
         raise FormatError(
-            f"band {band} holds {min(wrong):g}, which is no code of {len(classes.names)} classes; name it"
+            f"band {band} holds {min(wrong):g}, which is no code of {len(classes.names)} classes; name all of them"
         )
     height, width = codes_yx.shape
     told = ", ".join(f"{code} {name}" for code, name in enumerate(classes.names))
