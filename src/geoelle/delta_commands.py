@@ -13,6 +13,7 @@ from geoelle.options import job_of, model_options, output_options, place_options
 
 if TYPE_CHECKING:
     from geoelle.dated import Comparison
+    from geoelle.delta_plan import Windows
 
 __all__ = ["delta"]
 
@@ -90,17 +91,12 @@ def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
 
 def _of_area(options: dict[str, Any]) -> None:
     from geoelle.dated import Dated, compare_runs, fingerprint_of
-    from geoelle.delta_plan import embed_windows, plan_windows
+    from geoelle.delta_plan import embed_windows
     from geoelle.delta_product import claim
     from geoelle.plan import ASK_BYTES
     from geoelle.products import probe_for
-    from geoelle.shipped import ships_twin
 
-    if not options["before"] or not options["after"]:
-        raise click.UsageError("give two runs, or an area with --before and --after")
-    twins = int(not options["dense"] and options["weights"] is None and ships_twin(options["model"]))
-    job = job_of(options | {"dates": options["after"]}, dense=options["dense"], twins=twins)
-    windows = plan_windows(job, options["before"], _years(options["history"]), options["later"])
+    windows = _planned(options)
     probe = probe_for(windows.plans["after"], options["probe"])
     if options["dry_run"]:
         console.show(windows.to_dict(), options["as_json"])
@@ -111,18 +107,27 @@ def _of_area(options: dict[str, Any]) -> None:
             "add --yes to go on, or make --bbox smaller"
         )
     out, overwrite = options["out"], options["overwrite"]
-    runs, later = ([plan.fingerprint for name, plan in windows.plans.items() if name.startswith("later") == is_later]
-                   for is_later in (False, True))  # fmt: skip
-    name = fingerprint_of(runs, probe, options["rate"], later)
-    claim(out, name, overwrite=overwrite)
+    runs, later = ([windows.plans[name].fingerprint for name in names] for names in windows.names)
+    claim(out, fingerprint_of(runs, probe, options["rate"], later), overwrite=overwrite)
     with console.progress(options["as_json"]) as report:
         folders = embed_windows(windows, out, probe, overwrite=overwrite, progress=report)
-    before, after, *rest = (Dated.read(path, name) for name, path in folders.items())
-    history, later = ([run for run in rest if run.name.startswith(kind)] for kind in ("history", "later"))
+    (before, after, *history), later = ([Dated.read(folders[n], n) for n in names] for names in windows.names)
     found = compare_runs(
         before, after, history, later=later, probe=options["probe"], rate=options["rate"], notes=windows.notes
     )
     _write(found, options)
+
+
+def _planned(options: dict[str, Any]) -> Windows:
+    """Plan all windows, with the untrained twin beside where a probe of it ships: it adds no reading."""
+    from geoelle.delta_plan import plan_windows
+    from geoelle.shipped import ships_twin
+
+    if not options["before"] or not options["after"]:
+        raise click.UsageError("give two runs, or an area with --before and --after")
+    twins = int(not options["dense"] and options["weights"] is None and ships_twin(options["model"]))
+    job = job_of(options | {"dates": options["after"]}, dense=options["dense"], twins=twins)
+    return plan_windows(job, options["before"], _years(options["history"]), options["later"])
 
 
 def _years(given: tuple[str, ...]) -> int:

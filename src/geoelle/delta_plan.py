@@ -28,10 +28,16 @@ __all__ = ["Windows", "embed_windows", "plan_windows"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """The plans of all runs by name, before and after first, and what was left out."""
+    """The plans of all runs by name, before and after first, later windows last, and what was left out."""
 
     plans: dict[str, Plan]
     notes: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Return the names of before, after and the history, and those of later windows."""
+        later = [name for name in self.plans if name.startswith("later-")]
+        return [name for name in self.plans if name not in later], later
 
     @property
     def bytes(self) -> int:
