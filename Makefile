@@ -25,15 +25,20 @@ $(TESTABLE): $(READY)
 	$(PIP) --editable ".[test,dask]"
 	touch $@
 
-demo: $(READY)  ## Map the embedded scene of the Virginia coast; then fit a probe there, map patches, rank chips; and a change.
+demo: $(READY)  ## Map the embedded scene of the Virginia coast; then fit probes there, map patches, rank chips; a change; a page of all.
 	$(BIN)/geoelle map $(DEMO) -o $(OUT) --overwrite
 	$(BIN)/geoelle embed $(WEST) --stride 32 --loss -o $(OUT)/run --overwrite
 	$(BIN)/geoelle fit $(OUT)/run --for -75.71,37.60,-75.53,37.75 --block 2km -o $(OUT)/probe.safetensors \
 		--report $(OUT)/fit --overwrite
+	$(BIN)/python scripts/demo_pairs.py $(OUT)/run -o $(OUT)/pairs.npz --overwrite
+	$(BIN)/geoelle fit --pairs $(OUT)/pairs.npz --lon-column lon --lat-column lat --block 2km --target "pixel loss of nano" \
+		--features log_gray_var --features high_frequency_share --features ndvi_mean \
+		-o $(OUT)/pairs.safetensors --report $(OUT)/pairs --overwrite
 	$(BIN)/geoelle map $(CORNER) --dense -o $(OUT)/dense --overwrite
 	$(BIN)/geoelle rank $(OUT)/run --probe $(OUT)/probe.safetensors --above 95 -o $(OUT)/rank --overwrite
 	$(BIN)/geoelle delta $(FOREST) --before 2019-08 --after 2020-08 --history 4 -o $(OUT)/delta --overwrite
-	@echo "Open report.html in $(OUT), $(OUT)/fit, $(OUT)/dense and $(OUT)/delta, and $(OUT)/rank/gallery.html"
+	$(BIN)/python scripts/demo_page.py $(OUT)
+	@echo "Open $(OUT)/index.html"
 
 test: $(TESTABLE)  ## Run every test; needs no network.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

@@ -131,7 +131,7 @@ def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None, thr
     absent = [case.title for case in CASES if case.key not in found]
     ranked = eval_places.order(list(scores.values()))
     short = [line for case, each in ranked for line in eval_places.short(case, each)]
-    short += [*improve_page.short(), verdict_of(useful), f"As a flag of bad data, {evaluate_flags.summary(flags)[0]}"]
+    short += [*improve_page.short(), verdict_of(useful), f"As a flag of bad data, {evaluate_flags.summary(flags)[0].removeprefix('- ')}"]
     short += [line for case, each in trusts.values() for line in eval_trust.short(case, each)]
     short += [*demo[1], *gap[1]]
     short += [f"Left out for want of weights: {', '.join(absent)}."] if absent else []

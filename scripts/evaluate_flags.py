@@ -13,7 +13,7 @@ Intervals redraw whole blocks, faulty and clean ones each among themselves.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -142,17 +142,26 @@ class Bench:
     lent_blocks_n: np.ndarray
 
 
-def make_bench(model: Model, seed: int = 0) -> Bench:
-    """Deal the blocks of the demo scene into thirds; embed the archive, and the clean chips with their loss."""
+def make_bench(model: Model, seed: int = 0, most: int | None = None) -> Bench:
+    """Deal the blocks of the demo scene into thirds; embed the archive, and the clean chips with their loss.
+
+    Of the clean chips and of those lent, `most` are kept, evenly over the scene.
+    """
     chips = demo_chips()
     blocks_n = blocks_of(chips.addresses.lonlat_n2, DEMO_BLOCK_M)
     third_n = np.random.default_rng(seed).permutation(np.arange(blocks_n.max() + 1) % 3)[blocks_n]
     archive = embed_chips(chips[third_n == 0], model)
+    lent_n, clean_n = (_thinned(np.flatnonzero(third_n == third), most) for third in (1, 2))
     return Bench(
         archive_nd=archive.vectors_nd, distance=Distance.of(archive.vectors_nd),
-        clean=embed_chips(chips[third_n == 2], model, loss=True), clean_blocks_n=blocks_n[third_n == 2],
-        lent=chips[third_n == 1], lent_blocks_n=blocks_n[third_n == 1],
+        clean=embed_chips(chips[clean_n], model, loss=True), clean_blocks_n=blocks_n[clean_n],
+        lent=chips[lent_n], lent_blocks_n=blocks_n[lent_n],
     )  # fmt: skip
+
+
+def _thinned(rows: np.ndarray, most: int | None) -> np.ndarray:
+    """Return at most `most` rows, evenly."""
+    return rows if most is None else rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
 
 
 def scores_of(table: Embeddings, bench: Bench, probe: Probe, also_nd: np.ndarray | None = None) -> Scores:
@@ -194,12 +203,14 @@ def _below(values_n: np.ndarray, others_m: np.ndarray) -> np.ndarray:
     return (np.searchsorted(order, values_n, "left") + np.searchsorted(order, values_n, "right")) / 2
 
 
-def measure(bench: Bench, model: Model, probe: Probe) -> list[Row]:
+def measure(
+    bench: Bench, model: Model, probe: Probe, faults: Mapping[str, tuple[str, tuple[tuple[str, Fault], ...]]] = FAULTS
+) -> list[Row]:
     """Inject every fault at every strength; return a row each, the first without a fault."""
     clean, base = scores_of(bench.clean, bench, probe), embed_chips(bench.lent, model, loss=True)
     without = _draws(scores_of(base, bench, probe), clean, bench)
     rows = [_row("none", "", without, without)]
-    for name, (_, strengths) in FAULTS.items():
+    for name, (_, strengths) in faults.items():
         for label, inject in strengths:
             pixels = inject(bench.lent.pixels_btcyx, np.random.default_rng(1)).astype(np.float32)
             table = embed_chips(replace(bench.lent, pixels_btcyx=pixels), model, loss=True)

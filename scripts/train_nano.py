@@ -4,7 +4,8 @@
 
 Stop it at any time and start it again with the same arguments: it goes on from the last checkpoint. Prints the loss on
 training places and on places never trained on (the `fit` set), which is the generalisation gap of the docs, and keeps both
-in log.jsonl with the percentiles of the held-out chips, which scripts/plot_training.py draws.
+in log.jsonl with the percentiles of the held-out chips and, of a few chips a place, the histograms of their loss and of
+the difficulty that a probe of this checkpoint reads on places held out; scripts/plot_training.py draws them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nano_data
+from checkpoint_probe import Watched
 from geoelle.models import masks
 from geoelle.models.nano import BANDS, NanoConfig, NanoNet
 
@@ -139,6 +141,7 @@ def main(
     crops = Crops(train, NanoConfig().chip_px)
     net = NanoNet(NanoConfig(objective=objective)).init(seed)
     net.mean, net.std = band_statistics(train)
+    watched = Watched.of(held, net)
     net.to(device)
     named = dict(net.named_parameters())
     optimiser = torch.optim.AdamW(
@@ -195,6 +198,7 @@ def main(
                 "train_places": mean_of_places(chip_losses(smooth, train)),
                 "held_out_places": mean_of_places(held_out),
                 "held_out_loss_percentiles": percentiles(held_out),
+                "probe": watched.read(smooth),
                 "seconds": round(time.time() - began, 1),
             }
             running.clear()

@@ -83,7 +83,7 @@ class Elle:
     ) -> xr.DataArray:
         """Return difficulty, complexity and excess, float32, one pixel a cell; lazy where the array is.
 
-        A probe with a spread adds lower and upper, one with a reach applicable and dissimilarity.
+        A probe with a spread adds lower and upper, one with a reach applicable, dissimilarity and density.
 
         `probe` defaults to the one that ships for the model and these bands. A lazy result reads the pixels under a
         block of the lattice (64 x 64 cells for nano) when that block is computed, and holds exactly the numbers of an

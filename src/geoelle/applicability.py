@@ -5,7 +5,7 @@ input, which is |w| on the raw one: only what moves the difficulty counts. The d
 to the nearest training chip over the mean distance between training chips; the area of applicability ends at the
 largest DI, outliers removed, that training chips have to the training ground of their own fold (Meyer and Pebesma 2021,
 doi:10.1111/2041-210X.13650). The local point density (LPD) counts the training chips that near (Schumacher et al. 2024,
-Geoscientific Model Development).
+Geoscientific Model Development); of thinned ground each counts at the reference point nearest to it.
 
 Where the DI does not rank the errors on held-out ground it says only that ground was seen before; `informativeness`
 measures that.
@@ -71,18 +71,39 @@ class Reach:
         return di_n.reshape(shape)
 
     def density(self, vectors: np.ndarray) -> np.ndarray:
-        """Return the LPD, float64 over the last axis: the training chips within the threshold; 0 is outside.
+        """Return the LPD, float64 over the last axis: the training chips within the threshold; 0 exactly outside.
 
-        Of thinned ground it counts the chips that reference points within the threshold stand for.
+        Of thinned ground it counts the chips that reference points within the threshold stand for: every chip nearer
+        than the threshold by the covering radius, none farther than it by that radius. Counting the points themselves
+        would tell nothing, since points that cover the ground lie evenly on it.
         """
         flat_nd, shape = self._flat(vectors)
         weighted_md = self._weighted(self.points_md)
         limit = self.threshold * self.mean_distance
         lpd_n = np.full(len(flat_nd), np.nan)
         for rows in _chunks(np.flatnonzero(np.isfinite(flat_nd).all(1)), len(weighted_md)):
-            near_nm = _distances(self._weighted(flat_nd[rows]), weighted_md) <= limit * (1 + 1e-12)
+            z_nd = self._weighted(flat_nd[rows])
+            apart_nm = _distances(z_nd, weighted_md)
+            nearest_n = apart_nm.argmin(1)  # measured exactly, so that inside and a density above 0 are the same
+            apart_n = np.sqrt(np.square(z_nd - weighted_md[nearest_n]).sum(1)) / self.mean_distance
+            apart_nm[np.arange(len(rows)), nearest_n] = 0.0
+            near_nm = (apart_nm <= limit * (1 + 1e-12)) & (apart_n <= self.threshold)[:, None]
             lpd_n[rows] = near_nm @ self.counts_m.astype(np.float64)
         return lpd_n.reshape(shape)
+
+    def nearest(self, vectors_nd: np.ndarray) -> np.ndarray:
+        """Return the number of the reference point nearest to each of (n, d) finite vectors, int (n,)."""
+        flat_nd, _ = self._flat(vectors_nd)
+        weighted_md, nearest_n = self._weighted(self.points_md), np.empty(len(flat_nd), np.int64)
+        for rows in _chunks(np.arange(len(flat_nd)), len(weighted_md)):
+            nearest_n[rows] = _distances(self._weighted(flat_nd[rows]), weighted_md).argmin(1)
+        return nearest_n
+
+    def counted(self) -> str:
+        """Say in words what the density counts."""
+        chips, points = int(self.counts_m.sum()), len(self.counts_m)
+        at = "" if points == chips else f", each at the nearest of {points:,} points kept of them"
+        return f"density counts those of {chips:,} chips of the fit within a dissimilarity of {self.threshold:.3g}{at}"
 
     def inside(self, dissimilarity: np.ndarray) -> np.ndarray:
         """Mark DIs within the area of applicability: 1 inside, 0 outside, NaN for NaN, float32."""

@@ -1,7 +1,7 @@
 """Say what the bands of a map are: values, units, words and colours of what a probe can tell.
 
-Difficulty, complexity, excess and date are in every map; the ends of an interval, and dissimilarity with the area of
-applicability, are where the probe has a spread and a reach.
+Difficulty, complexity, excess and date are in every map; the ends of an interval, and the area of applicability with
+dissimilarity and local density, are where the probe has a spread and a reach.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Bands:
         if self.probe.spread is not None:
             units |= {"lower": self.unit, "upper": self.unit}
         if self.probe.reach is not None:
-            units |= {"applicable": "1", "dissimilarity": "1"}
+            units |= {"applicable": "1", "dissimilarity": "1", "density": "1"}
         return units
 
     @property
@@ -84,6 +84,7 @@ class Bands:
             dissimilarity_n = probe.reach.dissimilarity(vectors_nd)
             values["applicable"] = probe.reach.inside(dissimilarity_n)
             values["dissimilarity"] = dissimilarity_n.astype(np.float32)
+            values["density"] = probe.reach.density(vectors_nd).astype(np.float32)
         return values
 
     def of_patches(self, scores: PatchScores) -> dict[str, np.ndarray]:
@@ -121,6 +122,7 @@ class Bands:
                 f"applicable is a dissimilarity of at most {self.probe.reach.threshold:.3g}, not compared with errors"
             )
             tags["GEOELLE_REACH"] = told.get("reach", area)
+            tags["GEOELLE_DENSITY"] = told.get("density", f"{self.probe.reach.counted()}, not compared with errors")
         return tags
 
     def warnings(self) -> tuple[str, ...]:

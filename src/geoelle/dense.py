@@ -31,6 +31,7 @@ FORMAT_VERSION = 1
 _KEY = b"geoelle-dense"
 _EPOCH = np.datetime64("1970-01-01", "s")
 _COLUMNS = {"row": pa.int64(), "col": pa.int64(), "complexity": pa.float32(), "date": pa.float32()}
+_ARRAYS = {"by_offset_nk": 2, "means_nc": 2, "complexity_n": 1, "days_n": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,13 +48,14 @@ class PatchScores:
     addresses: Addresses
     by_offset_nk: np.ndarray
     complexity_n: np.ndarray
+    means_nc: np.ndarray
     days_n: np.ndarray
     space: Mapping[str, object]
     probe: str
 
     def __post_init__(self) -> None:
         count = len(self.addresses)
-        for name, ndim in (("by_offset_nk", 2), ("complexity_n", 1), ("days_n", 1)):
+        for name, ndim in _ARRAYS.items():
             array = np.asarray(getattr(self, name))
             if array.ndim != ndim or len(array) != count or array.dtype != np.float32:
                 raise InputMismatch(f"{name} of {count} patches is {array.shape} {array.dtype}; give float32, one each")
@@ -63,9 +65,16 @@ class PatchScores:
 
     @classmethod
     def of(
-        cls, chips: Embeddings, linear_nhw: np.ndarray, complexity_nij: np.ndarray, *, patch_px: int, probe: Probe
+        cls,
+        chips: Embeddings,
+        linear_nhw: np.ndarray,
+        complexity_nij: np.ndarray,
+        means_nijc: np.ndarray,
+        *,
+        patch_px: int,
+        probe: Probe,
     ) -> PatchScores:
-        """Lay the scores of chips on their patches: `linear_nhw` of all, `complexity_nij` of those in the middle.
+        """Lay the scores of chips on their patches: `linear_nhw` of all, the others of those in the middle.
 
         Raises: AreaError (a lattice whose chips do not share their patches evenly).
         """
@@ -78,11 +87,13 @@ class PatchScores:
         middle = place.reshape(n, h, w)[:, *[answering(lattice, patch_px)] * 2].ravel()
         complexity_n, days_n = (np.full(len(keys), np.nan, np.float32) for _ in range(2))
         complexity_n[middle] = complexity_nij.ravel()
+        means_nc = np.full((len(keys), means_nijc.shape[-1]), np.nan, np.float32)
+        means_nc[middle] = means_nijc.reshape(-1, means_nijc.shape[-1])
         days_n[middle] = np.repeat(days, complexity_nij[0].size)
         days_n[np.isnan(complexity_n)] = np.nan
         return cls(
-            addresses=patches[first], by_offset_nk=by_offset_nk, complexity_n=complexity_n, days_n=days_n,
-            space=dict(probe.space), probe=probe.digest,
+            addresses=patches[first], by_offset_nk=by_offset_nk, complexity_n=complexity_n, means_nc=means_nc,
+            days_n=days_n, space=dict(probe.space), probe=probe.digest,
         )  # fmt: skip
 
     @property
@@ -120,7 +131,7 @@ class PatchScores:
         place = np.minimum(np.searchsorted(mine, wanted), max(len(mine) - 1, 0))
         held = mine[place] == wanted if len(mine) else np.zeros(len(wanted), bool)
         taken = {}
-        for name in ("by_offset_nk", "complexity_n", "days_n"):
+        for name in _ARRAYS:
             array = getattr(self, name)
             taken[name] = np.full((len(addresses), *array.shape[1:]), np.nan, np.float32)
             taken[name][held] = array[place[held]]
@@ -137,7 +148,7 @@ class PatchScores:
         patches = self.addresses.concat(*(table.addresses for table in others))
         keys, first, place = np.unique(keys_of(patches), return_index=True, return_inverse=True)
         merged = {}
-        for name in ("by_offset_nk", "complexity_n", "days_n"):
+        for name in _ARRAYS:
             stacked = np.concatenate([getattr(table, name) for table in every])
             merged[name] = np.full((len(keys), *stacked.shape[1:]), np.nan, np.float32)
             held = np.nonzero(np.isfinite(stacked))
@@ -151,8 +162,9 @@ class PatchScores:
         """
         values = (self.addresses.rows, self.addresses.cols, self.complexity_n, self.days_n)
         columns = {name: pa.array(v, kind) for (name, kind), v in zip(_COLUMNS.items(), values, strict=True)}
-        flat = pa.array(np.ascontiguousarray(self.by_offset_nk).ravel(), pa.float32())
-        columns["by_offset"] = pa.FixedSizeListArray.from_arrays(flat, self.by_offset_nk.shape[1])
+        for name, array in (("means", self.means_nc), ("by_offset", self.by_offset_nk)):
+            flat = pa.array(np.ascontiguousarray(array).ravel(), pa.float32())
+            columns[name] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
         header = {
             "format_version": FORMAT_VERSION, "lattice": asdict(self.addresses.lattice), "space": dict(self.space),
             "probe": self.probe,
@@ -228,6 +240,7 @@ def _read(path: Path) -> PatchScores:
         return PatchScores(
             addresses=Addresses(lattice=Lattice(**header["lattice"]), rows=rows, cols=cols),
             by_offset_nk=matrix(table["by_offset"], f"by_offset in {path}"),
+            means_nc=matrix(table["means"], f"means in {path}"),
             complexity_n=pixels, days_n=days, space=header["space"], probe=header["probe"],
         )  # fmt: skip
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AreaError, InputMismatch) as cause:

@@ -1,8 +1,8 @@
-"""Draw the diagnostics of a fit and of a training as PNG; every figure is a function of arrays that returns bytes."""
+"""Draw the diagnostics of a fit as PNG; every figure is a function of arrays that returns bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -23,8 +23,8 @@ __all__ = [
     "block_map",
     "coverage_curve",
     "dimension_curves",
+    "error_over_density",
     "error_over_dissimilarity",
-    "loss_bands",
     "scaling_curves",
 ]
 
@@ -33,7 +33,6 @@ _LOWEST = {"r": -0.25, "R²": -0.5}
 _WIDE_DEGREES = 3.0
 _PANEL_INCHES = 3.4
 _MOST_TICKS = 7
-BANDS = ((5, 95), (25, 75))
 
 
 def scaling_curves(
@@ -115,27 +114,51 @@ def error_over_dissimilarity(
     Raises:
         FormatError: arrays that do not match, or nothing finite.
     """
-    if dissimilarity_n.shape != error_n.shape or not (np.isfinite(dissimilarity_n) & np.isfinite(error_n)).any():
-        sizes = f"{dissimilarity_n.shape} dissimilarities and {error_n.shape} errors"
-        raise FormatError(f"no error to draw from {sizes}; give one finite pair a chip")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.4), dpi=DPI, layout="constrained")
-        axis = figure.add_subplot()
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.plot(
-            dissimilarity_n, error_n, ls="", marker=".", ms=2.5, mew=0, color=COLOURS[0], alpha=0.25, rasterized=True
-        )
-        axis.plot(*np.array(groups).T, marker="o", ms=5, mfc="white", mec=INK, color=INK, lw=1)
+        figure, axis = _errors_over(dissimilarity_n, error_n, groups, name="dissimilarities", unit=unit)
         axis.axvline(threshold, color=INK, lw=1, ls=(0, (4, 2)))
         axis.annotate(" outside", (threshold, 1), xycoords=("data", "axes fraction"), va="top", size=8, color=MUTED)
-        top = float(np.nanpercentile(error_n, 99.5)) * 1.05 or 1.0
-        axis.set(xscale="log", ylim=(0, top), xlabel="dissimilarity to the training chips of other folds")
+        axis.set(xscale="log", xlabel="dissimilarity to the training chips of other folds")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_ylabel(f"|residual| [{unit}]" if unit else "|residual|")
-        axis.grid(color=GRID, lw=0.6)
         return png(figure)
+
+
+def error_over_density(
+    density_n: np.ndarray, error_n: np.ndarray, groups: Sequence[tuple[float, float]], *, unit: str
+) -> bytes:
+    """Draw the error of held-out chips over their density, both (n,), with (density, error) of groups.
+
+    Raises:
+        FormatError: arrays that do not match, or nothing finite.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axis = _errors_over(density_n, error_n, groups, name="densities", unit=unit)
+        axis.set_xscale("symlog", linthresh=1, linscale=0.3)  # none at all is a density like any other
+        axis.set_xlim(-0.3, max(float(np.nanmax(density_n)), 1.0) * 1.3)
+        axis.set_xlabel("training chips of other folds within the threshold (density)")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axis.xaxis.set_minor_locator(NullLocator())
+        return png(figure)
+
+
+def _errors_over(
+    values_n: np.ndarray, error_n: np.ndarray, groups: Sequence[tuple[float, float]], *, name: str, unit: str
+) -> tuple[Figure, Axes]:
+    """Draw errors over values, and those of groups; the axis of the values is the caller's."""
+    if values_n.shape != error_n.shape or not (np.isfinite(values_n) & np.isfinite(error_n)).any():
+        sizes = f"{values_n.shape} {name} and {error_n.shape} errors"
+        raise FormatError(f"no error to draw from {sizes}; give one finite pair a chip")
+    figure = Figure(figsize=(5.2, 3.4), dpi=DPI, layout="constrained")
+    axis = figure.add_subplot()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.plot(values_n, error_n, ls="", marker=".", ms=2.5, mew=0, color=COLOURS[0], alpha=0.25, rasterized=True)
+    axis.plot(*np.array(groups).T, marker="o", ms=5, mfc="white", mec=INK, color=INK, lw=1)
+    axis.set(ylim=(0, float(np.nanpercentile(error_n, 99.5)) * 1.05 or 1.0))
+    axis.set_ylabel(f"|residual| [{unit}]" if unit else "|residual|")
+    axis.grid(color=GRID, lw=0.6)
+    return figure, axis
 
 
 def block_map(lonlat_n2: np.ndarray, place_n: np.ndarray, r_m: np.ndarray, bias_m: np.ndarray, *, unit: str) -> bytes:
@@ -173,59 +196,6 @@ def block_map(lonlat_n2: np.ndarray, place_n: np.ndarray, r_m: np.ndarray, bias_
             bar.set_label(ramp.legend.replace(" [", "\n["), size=8)
             bar.outline.set_linewidth(0.5)
         return png(figure)
-
-
-def loss_bands(steps: Sequence[int], percentiles: Sequence[int], losses_sp: np.ndarray, mean_s: np.ndarray) -> bytes:
-    """Draw how the losses of held-out chips are distributed at every checkpoint, from their percentiles.
-
-    `losses_sp` has a row a step, NaN where a checkpoint kept none; `mean_s` is the mean over places. To the right,
-    the share of chips below each loss at the first, the middle and the last checkpoint that has percentiles.
-
-    Raises:
-        FormatError: no checkpoint, or arrays that do not match.
-    """
-    if not len(steps) or losses_sp.shape != (len(steps), len(percentiles)) or len(mean_s) != len(steps):
-        sizes = f"{len(steps)} steps, {np.shape(losses_sp)} losses and {len(mean_s)} means"
-        raise FormatError(f"a training cannot be drawn from {sizes}; give one row a step")
-    known = np.flatnonzero(np.isfinite(losses_sp).all(1)) if len(percentiles) else np.empty(0, int)
-    steps_s = np.asarray(steps)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 3.7), dpi=DPI, layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-        if len(known):
-            _bands(left, steps_s[known], dict(zip(percentiles, losses_sp[known].T, strict=True)))
-            _distributions(right, steps_s[known], np.asarray(percentiles) / 100, losses_sp[known])
-        else:
-            right.annotate(
-                "no checkpoint kept percentiles", (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED
-            )
-            right.set_axis_off()
-        left.plot(steps_s, mean_s, color=INK, lw=1, ls=(0, (4, 2)), label="mean over places")
-        left.set(xlabel="training step", ylabel="loss on held-out places", yscale="log")
-        for side in (left.yaxis, right.xaxis):
-            low, high = side.get_view_interval()
-            side.set_major_formatter(lambda v, _: f"{v:g}")
-            side.set_minor_formatter((lambda v, _: f"{v:.3g}") if high < 10 * low else NullFormatter())
-        for axis in (left, right):
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(color=GRID, lw=0.6)
-        figure.legend(*left.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower left", ncols=4)
-        return png(figure)
-
-
-def _bands(axis: Axes, steps_s: np.ndarray, losses: Mapping[int, np.ndarray]) -> None:
-    for (low, high), alpha in zip(BANDS, (0.15, 0.3), strict=True):
-        label = f"{low} to {high}% of chips"
-        axis.fill_between(steps_s, losses[low], losses[high], color=COLOURS[0], alpha=alpha, lw=0, label=label)
-    axis.plot(steps_s, losses[50], color=COLOURS[0], lw=1.4, label="median chip")
-
-
-def _distributions(axis: Axes, steps_s: np.ndarray, share_p: np.ndarray, losses_sp: np.ndarray) -> None:
-    chosen = sorted({0, len(steps_s) // 2, len(steps_s) - 1})
-    for colour, s in zip((COLOURS[1], COLOURS[2], COLOURS[0]), chosen, strict=False):
-        axis.plot(losses_sp[s], share_p, color=colour, lw=1.4, label=f"step {steps_s[s]:,}")
-    axis.set(xlabel="loss on held-out places", ylabel="share of chips below", xscale="log", ylim=(0, 1))
-    axis.legend(frameon=False, fontsize=7.5, loc="lower right")
 
 
 def _pair_of_panels(sizes: Sequence[float], curves: Sequence[Curve]) -> tuple[Figure, np.ndarray]:

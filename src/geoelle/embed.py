@@ -19,7 +19,7 @@ from geoelle.embeddings import Embeddings, Header
 from geoelle.encode import BATCH, DRAWS, PERMUTATIONS, Seen, each_batch, errors_of, see
 from geoelle.errors import CapabilityError, InputMismatch
 from geoelle.models.base import Card, Loss, Model
-from geoelle.patches import answering, drawn_patches, patches_of, windows
+from geoelle.patches import answering, drawn_patches, patch_means, patches_of, windows
 
 __all__ = [
     "BATCH",
@@ -119,12 +119,12 @@ def score_patches(
     *,
     batch: int = BATCH,
     precision: str = "fp32",
-) -> tuple[Embeddings, np.ndarray, np.ndarray]:
+) -> tuple[Embeddings, np.ndarray, np.ndarray, np.ndarray]:
     """Embed chips and score every patch straight from its token, which is not kept.
 
     `difficulty` maps tokens, `pixels` the features of squares around patches, over the last axis. Returns the table of
-    the chips, float32 (n, h, w) of all patches, and float32 (n, i, j) of those in the middle of each chip; NaN where
-    the chip or the patch is not valid.
+    the chips, float32 (n, h, w) of all patches, and of those in the middle of each chip float32 (n, i, j) and the mean
+    of every band, float32 (n, i, j, c); NaN where the chip or the patch is not valid.
 
     Raises: as `embed_chips`; AreaError.
     """
@@ -132,7 +132,7 @@ def score_patches(
     patch_px = model.card.patch_px
     middle = answering(chips.addresses.lattice, patch_px)
 
-    def work(part: Chips) -> tuple[Rows, np.ndarray, np.ndarray]:
+    def work(part: Chips) -> tuple[Rows, np.ndarray, np.ndarray, np.ndarray]:
         seen = see(part, model, False, {}, precision)
         scores_bhw = np.where(seen.usable_bhw, difficulty(seen.tokens_bhwd.cpu().numpy()), np.nan)
         b, h, w = seen.usable_bhw.shape
@@ -140,14 +140,16 @@ def score_patches(
         squares = windows(seen.chips.pixels_btcyx, np.tile(inner.ravel(), (b, 1)), patch_px)
         pixels_bij = pixels(complexity.features(squares, part.bands)).reshape(b, *inner.shape)
         usable_bij = seen.usable_bhw[:, middle, middle]
+        means_bijc = patch_means(seen.chips.pixels_btcyx, patch_px)[:, middle, middle]
         return (
             _chip_rows(seen),
             scores_bhw.astype(np.float32),
             np.where(usable_bij, pixels_bij, np.nan).astype(np.float32),
+            np.where(usable_bij[..., None], means_bijc, np.nan).astype(np.float32),
         )
 
-    rows, scores, textures = zip(*each_batch(work, chips, batch), strict=True)
-    return _chip_table(chips, model, rows), np.concatenate(scores), np.concatenate(textures)
+    rows, *scores = zip(*each_batch(work, chips, batch), strict=True)
+    return _chip_table(chips, model, rows), *map(np.concatenate, scores)
 
 
 def patch_losses(chips: Chips, model: Model, batch: int = BATCH) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geoelle.diagnostic_figures import coverage_curve, error_over_dissimilarity
+from geoelle.diagnostic_figures import coverage_curve, error_over_density, error_over_dissimilarity
 from geoelle.diagnostics import Task, score_places
 from geoelle.embeddings import Header
 from geoelle.figures import Score
@@ -68,7 +68,7 @@ def fold_pictures(held: Held, lonlat_n2: np.ndarray) -> dict[str, Picture]:
 
 
 def trust_pictures(trust: Trust, unit: str) -> dict[str, Picture]:
-    """Draw, by file stem, coverage of the intervals and error over dissimilarity, where the probe has them."""
+    """Draw, by file stem, coverage of the intervals, error over dissimilarity and over density, where there are any."""
     drawn, found = {}, trust.informativeness
     curve = [(c.level, c.places.value, c.places.low, c.places.high) for c in trust.coverage.curve]
     if trust.probe.spread is not None and curve:
@@ -87,6 +87,13 @@ def trust_pictures(trust: Trust, unit: str) -> dict[str, Picture]:
             png=error_over_dissimilarity(
                 trust.dissimilarity_n, np.abs(trust.residual_n), found.groups, trust.probe.reach.threshold, unit=unit
             ),
+        )
+        told = trust.density.sentence()
+        drawn["density"] = Picture(
+            title="Error over density",
+            caption=f"{told[:1].upper()}{told[1:]}. {trust.probe.reach.counted().capitalize()}; here, those of other "
+            "folds. Points: groups of nearly equal size, median density and mean error.",
+            png=error_over_density(trust.density_n, np.abs(trust.residual_n), trust.density.groups, unit=unit),
         )
     return drawn
 

@@ -23,6 +23,7 @@ __all__ = [
     "offset_of",
     "offsets_a_side",
     "patch_lattice",
+    "patch_means",
     "patches_of",
     "windows",
 ]
@@ -122,6 +123,16 @@ def windows(pixels_btcyx: np.ndarray, patch_bk: np.ndarray, patch_px: int) -> np
     rows, cols = corners
     cut = views[np.arange(len(patch_bk))[:, None], :, :, rows, cols]
     return cut.reshape(-1, *cut.shape[2:])
+
+
+def patch_means(pixels_btcyx: np.ndarray, patch_px: int) -> np.ndarray:
+    """Return float64 (b, h, w, c): the mean of each band over the pixels and times of a patch that are not NaN."""
+    b, t, c, y, x = pixels_btcyx.shape
+    blocks = pixels_btcyx.reshape(b, t, c, y // patch_px, patch_px, x // patch_px, patch_px)
+    known = np.isfinite(blocks)
+    total, count = (v.sum(axis=(1, 4, 6), dtype=np.float64) for v in (np.where(known, blocks, 0), known))
+    means_bchw = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.moveaxis(means_bchw, 1, -1)
 
 
 def keys_of(patches: Addresses) -> np.ndarray:

@@ -228,9 +228,9 @@ def _embed_window(
     how = {"precision": plan.job.precision}
     if plan.job.dense and probe is not None:
         pieces = [score_patches(chips, plan.model, probe.embedding, probe.pixels, **how) for chips in cuts]
-        first, *rest = (table for table, _, _ in pieces)
-        table, scores, textures = first.concat(*rest), *(np.concatenate([p[i] for p in pieces]) for i in (1, 2))
-        return table, PatchScores.of(table, scores, textures, patch_px=plan.model.card.patch_px, probe=probe)
+        first, *rest = (piece[0] for piece in pieces)
+        table, scores = first.concat(*rest), [np.concatenate([p[i] for p in pieces]) for i in (1, 2, 3)]
+        return table, PatchScores.of(table, *scores, patch_px=plan.model.card.patch_px, probe=probe)
     how |= {"loss": plan.job.loss, "twins": twins}
     if plan.job.dense:
         first, *rest = (embed_patches(chips, plan.model, **how) for chips in cuts)

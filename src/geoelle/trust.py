@@ -12,6 +12,7 @@ from sklearn.model_selection import BaseCrossValidator
 
 from geoelle.applicability import Informativeness, Reach, fit_reach, informativeness
 from geoelle.bootstrap import Bootstrap, Interval
+from geoelle.density import DensityTold, density_told, held_out_density
 from geoelle.errors import HoldoutError, ProbeError
 from geoelle.intervals import Calibration, Coverage, HeldOut, Spread, calibrate, check_level, hold_out, place_weights
 from geoelle.probe import Probe, on_scale
@@ -57,7 +58,7 @@ class Trust:
     """A probe with the parts that tell how far to trust it, and what was measured of them.
 
     `probe` carries `spread`, `smearing`, `reach` and the table `trust`; what it lacks is in `notes`, with the reason.
-    `residual_n` and `dissimilarity_n` (None without a reach) are out of fold, `place_n` the place of each chip.
+    `residual_n`, `dissimilarity_n` and `density_n` (None without a reach) are out of fold, `place_n` the place of each.
     """
 
     probe: Probe
@@ -65,8 +66,10 @@ class Trust:
     noise: MaskNoise | None
     scales: tuple[ScaleRow, ...]
     informativeness: Informativeness | None
+    density: DensityTold | None
     residual_n: np.ndarray
     dissimilarity_n: np.ndarray | None
+    density_n: np.ndarray | None
     place_n: np.ndarray
     notes: tuple[str, ...]
 
@@ -77,7 +80,7 @@ class Trust:
 
 
 def sentences_of(probe: Probe) -> Mapping[str, str]:
-    """Return what the probe says about its parts: "interval", "smearing" and "reach", where it has them."""
+    """Return what the probe says about its parts: "interval", "smearing", "reach" and "density", where it has them."""
     return probe.trust.get("sentences", {})
 
 
@@ -108,7 +111,8 @@ def fit_trust(
     place_n = learned.place_n
     coverage = Coverage.of(held_out, y_n, place_n, alpha=alpha)
     spread, few = _spread(learned, alpha)
-    reach, dissimilarity_n, flat = _reach(probe, vectors_nd, cv, groups)
+    reach, dissimilarity_n, density_n, flat = _reach(probe, vectors_nd, cv, groups)
+    error_n = np.abs(learned.residual_n)
     trust = Trust(
         probe=probe,
         coverage=coverage,
@@ -116,9 +120,11 @@ def fit_trust(
         scales=tuple(_scale_rows(probe, vectors_nd, loss_n, cv, groups, held_out, place_n)),
         informativeness=None
         if reach is None
-        else informativeness(dissimilarity_n, np.abs(learned.residual_n), place_n, threshold=reach.threshold),
+        else informativeness(dissimilarity_n, error_n, place_n, threshold=reach.threshold),
+        density=None if reach is None else density_told(density_n, error_n, place_n),
         residual_n=learned.residual_n,
         dissimilarity_n=dissimilarity_n,
+        density_n=density_n,
         place_n=place_n,
         notes=(*few, *flat),
     )
@@ -148,11 +154,13 @@ def _spread(learned: Calibration, alpha: float) -> tuple[Spread | None, list[str
 
 def _reach(
     probe: Probe, vectors_nd: np.ndarray, cv: BaseCrossValidator, groups: np.ndarray
-) -> tuple[Reach | None, np.ndarray | None, list[str]]:
+) -> tuple[Reach | None, np.ndarray | None, np.ndarray | None, list[str]]:
+    folds = list(cv.split(vectors_nd, None, groups))
     try:
-        return *fit_reach(vectors_nd, probe.embedding.weights_d, cv.split(vectors_nd, None, groups)), []
+        reach, dissimilarity_n = fit_reach(vectors_nd, probe.embedding.weights_d, folds)
     except ProbeError as undefined:
-        return None, None, [f"no area of applicability: {undefined}"]
+        return None, None, None, [f"no area of applicability: {undefined}"]
+    return reach, dissimilarity_n, held_out_density(reach, vectors_nd, folds), []
 
 
 def _mask_noise(halves_n2: np.ndarray | None, probe: Probe, residual_n: np.ndarray) -> MaskNoise | None:
@@ -204,6 +212,7 @@ def _table(trust: Trust, probe: Probe) -> dict[str, object]:
         and {"noise_sd": noise.noise_sd, "residual_sd": noise.residual_sd, "widening": noise.widening},
         "scales": [{"name": s.name, "r2": s.r2.to_dict(), "bias": s.bias.to_dict()} for s in trust.scales],
         "dissimilarity": informative and informative.to_dict(),
+        "density": trust.density and trust.density.to_dict(),
         "sentences": dict(_sentences(trust, probe)),
         "notes": list(trust.notes),
     }
@@ -232,6 +241,7 @@ def _sentences(trust: Trust, probe: Probe) -> Iterator[tuple[str, str]]:
             "reach",
             f"applicable is a dissimilarity of at most {probe.reach.threshold:.3g}; {trust.informativeness.sentence()}",
         )
+        yield "density", f"{probe.reach.counted()}; {trust.density.sentence()}"
 
 
 def _percent(share: Interval) -> str:

@@ -32,7 +32,7 @@ ITEM = "S2A_18SVG_20160112_0_L1C"
 FILES = ["difficulty.tif", "difficulty.zarr", "difficulty.qml", "difficulty.png", "report.html", "item.json"]
 PROBE = WEIGHTS / "nano-probe-10.safetensors"
 
-MAP_BANDS = ("difficulty", "complexity", "excess", "date", "lower", "upper", "applicable", "dissimilarity")
+MAP_BANDS = ("difficulty", "complexity", "excess", "date", "lower", "upper", "applicable", "dissimilarity", "density")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def test_a_map_is_a_cloud_optimised_geotiff_with_described_bands(mapped: Made) -
     with rasterio.open(mapped.path / "difficulty.tif") as file:
         assert file.descriptions == MAP_BANDS
         unit = model_card("nano").unit
-        assert file.units == (unit, unit, "ln", "days since 1970-01-01", unit, unit, "1", "1")
+        assert file.units == (unit, unit, "ln", "days since 1970-01-01", unit, unit, "1", "1", "1")
         assert file.crs.to_epsg() == 32618 and file.res == (160, 160) and np.isnan(file.nodata)
         bands = file.read()
         for number, values in enumerate(bands, start=1):
@@ -160,9 +160,10 @@ def test_a_map_is_a_cloud_optimised_geotiff_with_described_bands(mapped: Made) -
             stated = [float(tags[f"STATISTICS_{key}"]) for key in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV")]
             truth = [finite.min(), finite.max(), finite.mean(dtype=float), finite.std(dtype=float)]
             np.testing.assert_allclose(stated, truth, rtol=1e-5, atol=1e-7)
-    difficulty, complexity, excess, date, lower, upper, applicable, dissimilarity = bands
+    difficulty, complexity, excess, date, lower, upper, applicable, dissimilarity, density = bands
     assert (lower[np.isfinite(lower)] < difficulty[np.isfinite(lower)]).all() and np.nanmin(upper - difficulty) > 0
     assert set(np.unique(applicable[np.isfinite(applicable)])) <= {0, 1} and np.nanmin(dissimilarity) > 0
+    np.testing.assert_array_equal(density > 0, applicable == 1)
     assert np.isfinite(difficulty).sum() == 115
     np.testing.assert_allclose(excess, np.log(difficulty / complexity), rtol=1e-3, atol=1e-4)
     assert np.nanmin(difficulty) > 0 and np.nanstd(difficulty) > 0

@@ -218,7 +218,7 @@ def test_a_probe_that_tells_more_has_more_bands_lazy_or_not(nano: Model, probe: 
         ),
     )  # fmt: skip
     eager = scene().elle.difficulty(telling, nano)
-    assert eager["band"].values.tolist()[3:] == ["lower", "upper", "applicable", "dissimilarity"]
+    assert eager["band"].values.tolist()[3:] == ["lower", "upper", "applicable", "dissimilarity", "density"]
     assert (eager.sel(band="dissimilarity") == 0).sum() >= len(some)
     assert "GEOELLE_REACH" in eager.attrs and "90%" in eager.attrs["GEOELLE_INTERVAL"]
     np.testing.assert_array_equal(scene().chunk({"x": 40}).elle.difficulty(telling, nano).values, eager.values)

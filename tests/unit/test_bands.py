@@ -44,7 +44,7 @@ def probe() -> Probe:
     return Probe(
         embedding=embedding, pixels=affine([0.05]), feature_names=("f",), space={"model": "m"}, smearing=1.5,
         spread=Spread(log_spread=affine([0.0, 0.0]), low=-1.0, high=1.0, alpha=0.2, threshold=0.5),
-        reach=Reach(points_md=np.zeros((1, 2), np.float32), counts_m=np.ones(1, int),
+        reach=Reach(points_md=np.zeros((1, 2), np.float32), counts_m=np.full(1, 7),
                     weights_d=np.abs(embedding.weights_d), mean_distance=0.5, threshold=1.0),
         data={"unit": "ells"}, trust={"sentences": {"interval": "it covers 0.79", "reach": "it ranks"}, "notes": ["n"]},
     )  # fmt: skip
@@ -53,7 +53,7 @@ def probe() -> Probe:
 def test_each_band_is_that_of_the_probe(probe: Probe, table: Embeddings):
     bands = Bands(probe=probe)
     found = bands.values(table)
-    assert tuple(found) == bands.names == (*ALWAYS, "lower", "upper", "applicable", "dissimilarity")
+    assert tuple(found) == bands.names == (*ALWAYS, "lower", "upper", "applicable", "dissimilarity", "density")
     assert {values.dtype for values in found.values()} == {np.dtype("f4")}
     log = np.array([-1.0, -1.3, np.nan, 3.0])
     np.testing.assert_allclose(found["difficulty"], np.exp(log), rtol=1e-6)
@@ -61,13 +61,14 @@ def test_each_band_is_that_of_the_probe(probe: Probe, table: Embeddings):
     np.testing.assert_allclose(found["upper"], np.exp(log + 0.5), rtol=1e-6)
     np.testing.assert_allclose(found["dissimilarity"], [0, 2 * np.hypot(0.1, 0.4), np.nan, 8], rtol=1e-6)
     np.testing.assert_array_equal(found["applicable"], [1, 1, np.nan, 0])
+    np.testing.assert_array_equal(found["density"], [7, 7, np.nan, 0])
     assert all(np.isnan(values[2]) for values in found.values())
 
 
 @pytest.mark.parametrize(
     ("without", "names"),
     [
-        ({"spread": None}, (*ALWAYS, "applicable", "dissimilarity")),
+        ({"spread": None}, (*ALWAYS, "applicable", "dissimilarity", "density")),
         ({"reach": None}, (*ALWAYS, "lower", "upper")),
         ({"spread": None, "reach": None, "smearing": None}, ALWAYS),
     ],
@@ -76,7 +77,7 @@ def test_what_the_probe_lacks_is_no_band(probe: Probe, table: Embeddings, withou
     bands = Bands(probe=replace(probe, **without))
     assert tuple(bands.values(table)) == bands.names == names
     assert ("GEOELLE_INTERVAL" in bands.tags()) == ("lower" in names)
-    assert ("GEOELLE_REACH" in bands.tags()) == ("applicable" in names)
+    assert ("GEOELLE_REACH" in bands.tags()) == ("GEOELLE_DENSITY" in bands.tags()) == ("applicable" in names)
 
 
 def test_the_mean_loss_takes_the_place_of_the_typical_one_and_says_so(probe: Probe, table: Embeddings):
@@ -99,6 +100,12 @@ def test_tags_say_level_coverage_and_whether_dissimilarity_ranks_errors(probe: P
     tags = Bands(probe=probe).tags()
     assert tags["GEOELLE_INTERVAL"] == "lower, upper: it covers 0.79"
     assert tags["GEOELLE_REACH"] == "it ranks"
+    assert tags["GEOELLE_DENSITY"] == (
+        "density counts those of 7 chips of the fit within a dissimilarity of 1, each at the nearest of 1 points kept "
+        "of them, not compared with errors"
+    )
+    said = replace(probe, trust={"sentences": {"density": "it tells nothing"}})
+    assert Bands(probe=said).tags()["GEOELLE_DENSITY"] == "it tells nothing"
     assert Bands(probe=probe).warnings() == ("it covers 0.79", "it ranks", "n")
     bare = Bands(probe=replace(probe, trust={}))
     assert bare.tags()["GEOELLE_INTERVAL"] == "lower, upper: an interval of 80%, whose coverage was not measured"

@@ -17,7 +17,7 @@ from geoelle.embed import PATCH_POOLING, embed_chips, embed_patches, patch_losse
 from geoelle.errors import AreaError, FormatError, SpaceMismatch
 from geoelle.models.base import Card, Loss, Tokens
 from geoelle.models.nano import CARD
-from geoelle.patches import DRAWN, chips_over, keys_of, patch_lattice, patches_of, windows
+from geoelle.patches import DRAWN, chips_over, keys_of, patch_lattice, patch_means, patches_of, windows
 from geoelle.probe import Affine, Probe
 
 BANDS = ("blue", "green", "red")
@@ -86,8 +86,8 @@ def probe_of(model: Placed, *, dense: bool = True, scale: str = "raw") -> Probe:
 
 
 def scores_of(chips: Chips, model: Placed, probe: Probe) -> PatchScores:
-    table, linear, pixels = score_patches(chips, model, probe.embedding, probe.pixels)
-    return PatchScores.of(table, linear, pixels, patch_px=PATCH, probe=probe)
+    table, *scores = score_patches(chips, model, probe.embedding, probe.pixels)
+    return PatchScores.of(table, *scores, patch_px=PATCH, probe=probe)
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +95,15 @@ def scores() -> PatchScores:
     return scores_of(chips_at(EVERY), Placed(), probe_of(Placed()))
 
 
+def ground(patches: Addresses) -> np.ndarray:
+    """Return the mean of each band over the pixels of each patch, without the code."""
+    y, x = (patches.rows - ROW * 4) * PATCH, (patches.cols - COL * 4) * PATCH
+    return np.stack([SCENE[:, a : a + PATCH, b : b + PATCH].mean(axis=(1, 2)) for a, b in zip(y, x, strict=True)])
+
+
 def local(patches: Addresses) -> np.ndarray:
     """Return what the probe says of the pixels of each patch, without the code."""
-    y, x = (patches.rows - ROW * 4) * PATCH, (patches.cols - COL * 4) * PATCH
-    mean = np.stack([SCENE[:, a : a + PATCH, b : b + PATCH].mean(axis=(1, 2)) for a, b in zip(y, x, strict=True)])
-    return mean @ [1.0, -2.0, 0.5] + 0.7
+    return ground(patches) @ [1.0, -2.0, 0.5] + 0.7
 
 
 # --- offsets
@@ -256,6 +260,20 @@ def test_drawn_patches_without_pixels_are_rows_of_nan(tmp_path: Path) -> None:
     assert kept.addresses.strings() == patches.addresses.strings() and kept.header.space == patches.header.space
 
 
+def test_the_means_of_bands_are_those_of_the_pixels_of_a_patch_where_the_map_has_data(scores) -> None:
+    known = np.isfinite(scores.complexity_n)
+    assert 0 < known.sum() < len(scores)
+    np.testing.assert_allclose(scores.means_nc[known], ground(scores.addresses)[known], rtol=1e-5)
+    assert np.isnan(scores.means_nc[~known]).all()
+
+
+def test_a_mean_of_a_band_leaves_gaps_out() -> None:
+    pixels_btcyx = np.ones((1, 2, 1, 4, 8), np.float32)
+    pixels_btcyx[0, 1, 0, :2, :4], pixels_btcyx[..., 4:] = 5, np.nan
+    pixels_btcyx[0, 0, 0, :, :4] = np.nan
+    np.testing.assert_array_equal(patch_means(pixels_btcyx, 4), [[[[3.0], [np.nan]]]])
+
+
 # --- files
 
 
@@ -264,7 +282,7 @@ def test_a_file_gives_back_what_was_written_and_equal_tables_equal_bytes(scores,
     kept = PatchScores.read(path)
     assert kept.addresses.strings() == scores.addresses.strings()
     assert kept.probe == scores.probe and dict(kept.space) == dict(scores.space)
-    for name in ("by_offset_nk", "complexity_n", "days_n"):
+    for name in ("by_offset_nk", "complexity_n", "means_nc", "days_n"):
         np.testing.assert_array_equal(getattr(kept, name), getattr(scores, name))
     assert scores.write(tmp_path / "again.parquet").read_bytes() == path.read_bytes()
     assert PatchScores.in_file(path)

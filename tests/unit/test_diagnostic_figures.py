@@ -14,8 +14,8 @@ from geoelle.diagnostic_figures import (
     block_map,
     coverage_curve,
     dimension_curves,
+    error_over_density,
     error_over_dissimilarity,
-    loss_bands,
     scaling_curves,
 )
 from geoelle.diagnostics import Curve
@@ -34,8 +34,6 @@ CURVES = (curve("ELLE", [0.2, 0.5, 0.7, 0.8]), curve("pixel ridge", [float("nan"
 LONLAT = RNG.uniform((4.0, 52.0), (4.2, 52.1), (90, 2))
 PLACE = np.repeat(np.arange(9), 10)
 R, BIAS = np.append(RNG.uniform(0, 1, 8), np.nan), RNG.normal(size=9)
-LOSSES = np.cumsum(RNG.uniform(0.01, 0.1, (4, 5)), axis=1)
-PERCENTILES = (5, 25, 50, 75, 95)
 DRAWN = {
     "scaling": lambda: scaling_curves(SIZES, (3, 6, 12, 24), CURVES, units=("chips", "blocks")),
     "dimensions": lambda: dimension_curves((1, 2, 4, 7), CURVES),
@@ -43,8 +41,6 @@ DRAWN = {
     "blocks": lambda: block_map(LONLAT, PLACE, R, BIAS, unit="ln loss"),
     "places of the world": lambda: block_map(LONLAT * [20, 1], PLACE, R, BIAS, unit="ln loss"),
     "one chip": lambda: block_map(LONLAT[:1], PLACE[:1], R[:1], BIAS[:1], unit=""),
-    "training": lambda: loss_bands((100, 200, 300, 400), PERCENTILES, LOSSES, LOSSES.mean(1)),
-    "old training": lambda: loss_bands((100, 200), (), np.empty((2, 0)), LOSSES.mean(1)[:2]),
 }
 
 
@@ -93,8 +89,17 @@ def test_what_cannot_be_drawn_is_said() -> None:
         coverage_curve([])
     with pytest.raises(FormatError, match="a map of blocks"):
         block_map(LONLAT, PLACE, R[:3], BIAS[:3], unit="")
-    with pytest.raises(FormatError, match="give one row a step"):
-        loss_bands((1, 2, 3), PERCENTILES, LOSSES, LOSSES.mean(1))
+
+
+def test_error_over_density_has_room_for_ground_without_any() -> None:
+    rng = np.random.default_rng(0)
+    density_n, error_n = rng.integers(0, 300, 80).astype(float), rng.exponential(0.1, 80)
+    density_n[:30] = 0
+    drawn = error_over_density(density_n, error_n, [(0.0, 0.1), (120.0, 0.12)], unit="ln")
+    assert drawn != error_over_density(density_n + 1, error_n, [(0.0, 0.1), (120.0, 0.12)], unit="ln")
+    assert error_over_density(np.zeros(80), error_n, [(0.0, 0.1)], unit="").startswith(b"\x89PNG")
+    with pytest.raises(FormatError, match=r"no error to draw from \(80,\) densities and \(40,\) errors"):
+        error_over_density(density_n, error_n[:40], [(0.0, 0.1)], unit="")
 
 
 def test_error_over_dissimilarity_needs_a_pair_a_chip() -> None:

@@ -18,7 +18,7 @@ from geoelle.fitting import FitJob, Fitted, fit_runs
 from geoelle.scores import Terms
 
 FIGURES = {
-    "blocks.png", "calibration.png", "coverage.png", "dimensions.png", "dissimilarity.png", "folds.png",
+    "blocks.png", "calibration.png", "coverage.png", "density.png", "dimensions.png", "dissimilarity.png", "folds.png",
     "sample-scaling.png", "scores.png",
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ WORDS = (
     "Card Chip Tile Patch Token Embedding Space Pooling Masking Twin",
     "Loss Proxy Probe Difficulty Dense Complexity Excess Residual Surprise Percentile",
     "Delta History Shift State Status Alert Reading Cluster Route",
-    "Fold Holdout Buffer kNNDM Nulls Interval Spread Coverage Smearing Dissimilarity Reach Applicable",
+    "Fold Holdout Buffer kNNDM Nulls Interval Spread Coverage Smearing Dissimilarity Reach Applicable Density",
     "Job Plan Part Run Fingerprint Manifest",
 )
 PROXY_AS_LOSS = re.compile(

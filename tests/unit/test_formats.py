@@ -291,7 +291,7 @@ def test_a_dense_map(dense: Made):
         assert file.descriptions == tuple(row["description"] for row in rows)
         assert file.units == tuple(unit.get(row["unit"], row["unit"]) for row in rows)
         assert [row["name"] for row in rows] == [str(i + 1) for i in range(file.count)]
-    assert arrow_types(path) == {row["name"]: row["type"].replace("[k]", "[d]") for row in table("dense-columns")}
+    assert arrow_types(path) == {row["name"]: re.sub(r"\[[kc]\]", "[d]", row["type"]) for row in table("dense-columns")}
     text = pq.read_schema(path).metadata[b"geoelle-dense"]
     assert_keys(json.loads(text), "dense-header")
     assert text == canonical(json.loads(text)) and json.loads(text)["probe"] == dense.probe.digest
@@ -583,7 +583,7 @@ def test_a_cog(made: Made):
         for i in range(1, file.count + 1):
             assert set(file.tags(i)) == {row["name"] for row in table("cog-statistics")}
         assert file.tags()["GEOELLE_SPACE"] == " | ".join(f"{k}={v}" for k, v in sorted(made.probe.space.items()))
-        difficulty, complexity, excess, days, lower, upper, applicable, dissimilarity = file.read()
+        difficulty, complexity, excess, days, lower, upper, applicable, dissimilarity, density = file.read()
     finite = np.isfinite(difficulty)
     assert finite.any() and not finite.all()
     np.testing.assert_allclose(excess[finite], np.log(difficulty / complexity)[finite], rtol=1e-4, atol=1e-5)
@@ -591,6 +591,7 @@ def test_a_cog(made: Made):
     assert (lower[finite] < difficulty[finite]).all() and (difficulty[finite] < upper[finite]).all()
     assert (applicable[finite] == (dissimilarity[finite] <= np.float32(made.probe.reach.threshold))).all()
     assert np.isnan(applicable[~finite]).all() and np.isnan(dissimilarity[~finite]).all()
+    assert ((density > 0) == (applicable == 1)).all() and np.isnan(density[~finite]).all()
 
 
 def large(values: float | None = None) -> tuple:

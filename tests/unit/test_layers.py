@@ -18,6 +18,8 @@ LAYERS = (
     "models.scalemae_net",
     "baselines batches change_blocks chips class_raster domain embeddings figures intervals item route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample models.base",
+    "baselines batches chips density domain embeddings figures intervals item route stac",
+    "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample training_figures models.base",
     "dense diagnostic_figures encode large measures pairs read report scoring shipped trial trust models.clay "
     "models.dino models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
     "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",

@@ -153,7 +153,7 @@ def test_provenance_travels_inside_the_file(plan: Plan, product: Product) -> Non
     with rasterio.open(product.out / "difficulty.tif") as file:
         tags = file.tags()
         unit = plan.model.card.unit
-        assert file.units == (unit, unit, "ln", "days since 1970-01-01", unit, unit, "1", "1")
+        assert file.units == (unit, unit, "ln", "days since 1970-01-01", unit, unit, "1", "1", "1")
     assert tags["GEOELLE_FINGERPRINT"] == plan.fingerprint
     assert tags["GEOELLE_DATE"] == "2024-06-01T10:50:00"
     assert tags["GEOELLE_ITEMS"] == " ".join(item.id for item in plan.looks[0].items)

@@ -53,3 +53,17 @@ def test_what_is_not_a_log_is_said(tmp_path: Path) -> None:
     done = run(tmp_path / "a.jsonl", "-o", tmp_path / "a.png")
     assert done.returncode == 1 and "is not a log of scripts/train_nano.py" in done.stderr
     assert not (tmp_path / "a.png").exists()
+
+
+def test_probes_of_the_checkpoints_are_drawn_where_the_log_keeps_them(tmp_path: Path) -> None:
+    log = ROOT / "docs" / "nano-checkpoints.jsonl"
+    done = run(log, "-o", tmp_path / "a.png", "--probe", tmp_path / "b.png")
+    assert (done.returncode, done.stdout.split()) == (0, [str(tmp_path / "a.png"), str(tmp_path / "b.png")])
+    assert done.stderr == "" and (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows[3]["probe"]["edges"][0] = 1e-5
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for odd in (ROOT / "docs" / "nano-training.jsonl", tmp_path / "c.jsonl"):
+        done = run(odd, "-o", tmp_path / "c.png", "--probe", tmp_path / "d.png")
+        assert done.returncode == 1 and "is not a log of scripts/train_nano.py" in done.stderr
+        assert not (tmp_path / "c.png").exists() and not (tmp_path / "d.png").exists()

@@ -94,6 +94,9 @@ def test_ground_unlike_that_of_the_fit_is_outside(trust: Trust):
     assert trust.dissimilarity_n.shape == trust.residual_n.shape == trust.place_n.shape
     assert trust.probe.trust["dissimilarity"]["verdict"] == "not informative"  # noise is the same everywhere
     assert "not informative" in trust.probe.trust["sentences"]["reach"]
+    assert trust.probe.trust["density"]["verdict"] == "not informative"
+    assert "of 750 chips" in (said := trust.probe.trust["sentences"]["density"]) and "not informative" in said
+    assert trust.density_n.shape == trust.residual_n.shape and 0 < trust.density_n.mean() < 750
 
 
 def test_it_is_all_kept_in_the_file(trust: Trust, tmp_path):
@@ -155,7 +158,7 @@ def test_coefficients_of_0_have_no_area():
     vectors, loss, place = ground()
     flat = Affine(weights_d=np.zeros(8), intercept=-1.0, mean_d=np.zeros(8), scale_d=np.ones(8), alpha=1.0)
     found = fit_trust(Probe(embedding=flat, space={}), vectors, loss, cv=CV, groups=place)
-    assert found.probe.reach is found.informativeness is found.dissimilarity_n is None
+    assert found.probe.reach is found.informativeness is found.density is found.dissimilarity_n is None
     assert found.notes[0].startswith("no area of applicability: dissimilarity is not defined for 750 chips")
 
 
