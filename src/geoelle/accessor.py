@@ -3,6 +3,7 @@
     import geoelle.accessor
     scene.elle.difficulty()          # (band, y, x), lazy where the scene is a dask array
     after.elle.delta(before)         # (band, y, x), what changed
+    cube.elle.series([(22.15, 45.2)])  # a table of points through time
 
 The array has dims band, y, x in any order, and may have time. Its `band` coordinate holds band names of geoelle (blue,
 green, red, ...), its values are reflectance 0-1 with NaN for nodata. Its grid is that of a projected CRS in metres, at
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import ODCExtensionDa, xr_coords
@@ -33,11 +35,15 @@ from geoelle.embed import embed_chips, space_of
 from geoelle.embeddings import Embeddings
 from geoelle.errors import InputMismatch, ProbeError
 from geoelle.models import Card, Model, load_model
+from geoelle.places import Place, cells_of, read_points
 from geoelle.plan import chips_at_once, part_side
 from geoelle.probe import Probe
 from geoelle.products import shipped_probe
 from geoelle.raster import paint
 from geoelle.read import cut
+from geoelle.series import judge, observe
+from geoelle.series_dates import DateScores
+from geoelle.series_product import table_of
 
 __all__ = ["Elle"]
 
@@ -134,6 +140,34 @@ class Elle:
         return raster.rename("elle").assign_attrs(
             bands.tags(), long_name=tuple(bands.units), units=tuple(bands.units.values()), reading=model.card.reading
         )
+
+    def series(
+        self,
+        points: Sequence[tuple[float, float]],
+        event: str | None = None,
+        probe: Probe | str | Path | None = None,
+        model: str | Model = "nano",
+        stride_px: int | None = None,
+    ) -> pd.DataFrame:
+        """Return points (lon, lat in degrees) through time, a row a point and clear date, as `geoelle series` has them.
+
+        The array has a `time`. `attrs["places"]` of the table has season, drift and recovery after `event`, a date.
+
+        Raises: InputMismatch (no time, or a point without a chip inside the array), AreaError, ProbeError (two times
+        of one day), SpaceMismatch.
+        """
+        model = _loaded(model)
+        grid = _Grid.of(self._pixels, model.card, stride_px)
+        probe = _checked_probe(probe, model, grid.labels.bands)
+        places = read_points([f"{lon},{lat}" for lon, lat in points])
+        cells = [_held(place, grid) for place in places]
+        wanted = cells[0].concat(*cells[1:])
+        dates = [_date(grid, number, wanted, model, probe) for number in range(len(grid.labels.times))]
+        day = None if event is None else float(np.datetime64(event, "D").astype(np.int64))
+        judged = [judge(observe(place.name, held, dates), day) for place, held in zip(places, cells, strict=True)]
+        table = table_of(judged, probe)
+        table.attrs["places"] = [each.to_dict() for each in judged]
+        return table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -311,6 +345,31 @@ def _inside(start: int, count: int, lattice: Lattice) -> np.ndarray:
     """Return the lattice indices of the chips wholly inside `count` pixels from pixel `start` of the CRS on."""
     first = -(-start // lattice.stride_px)
     return np.arange(first, (start + count - lattice.size_px) // lattice.stride_px + 1)
+
+
+def _held(place: Place, grid: _Grid) -> Addresses:
+    """Return the chip that holds a point; raises `InputMismatch` where it is not wholly inside the array."""
+    cell = cells_of(place, grid.lattice)
+    if not (np.isin(cell.rows, grid.rows).all() and np.isin(cell.cols, grid.cols).all()):
+        raise InputMismatch(f"the chip at {place.name} is not inside the array; name a point further from its edge")
+    return cell
+
+
+def _date(grid: _Grid, number: int, wanted: Addresses, model: Model, probe: Probe) -> DateScores:
+    """Score some chips at one time of the array, each from its own pixels.
+
+    Raises: InputMismatch (no time).
+    """
+    labels = replace(grid.labels, times=grid.labels.times[number : number + 1])
+    if np.isnat(labels.times).any():
+        raise InputMismatch("the array has no time; give it one a date, by .expand_dims(time=[...])")
+    chips = [wanted[i : i + 1] for i in range(len(wanted))]
+    first, *rest = (
+        _embedded(grid.under(chip)[number : number + 1], labels, chip, model, loss=False) for chip in chips
+    )
+    table = first.concat(*rest)
+    items = tuple((name,) if name else () for name in table.items_n)
+    return DateScores(scored=Scored.of_chips(table, probe), clear_n=table.valid_fraction_n, items_n=items)
 
 
 def _split(index: np.ndarray, side: int) -> list[np.ndarray]:

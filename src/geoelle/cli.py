@@ -20,6 +20,7 @@ from geoelle.delta_commands import delta
 from geoelle.errors import GeoelleError
 from geoelle.options import area_options, job_of, json_option, model_options, output_options
 from geoelle.probe_commands import fit, rank, score
+from geoelle.series_commands import series
 
 __all__ = ["main"]
 
@@ -271,7 +272,7 @@ def map_(probe: Path | None, expected: bool, dense: bool, **options: Any) -> Non
     _tell(options, product.to_dict())
 
 
-for command in (fit, score, rank, delta):
+for command in (fit, score, rank, delta, series):
     cli.add_command(command)
 
 

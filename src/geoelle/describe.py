@@ -1,4 +1,4 @@
-"""Say what a file of geoelle is, and whether it is whole: run, change, probe, embeddings, COG or Zarr."""
+"""Say what a file of geoelle is, and whether it is whole: run, change, series, probe, embeddings, COG or Zarr."""
 
 from __future__ import annotations
 
@@ -40,15 +40,16 @@ def describe(path: Path) -> dict[str, Any]:
     if (path / "zarr.json").is_file():
         return _zarr(path)
     if path.is_dir():
-        return _change(path) if _is_change(path) else _run(path)
+        return {"geoelle-delta": _change, "geoelle-series": _series}.get(_format(path), _run)(path)
     raise FormatError(f"{path} is nothing geoelle writes; name a run, .safetensors, .parquet, .tif or .zarr")
 
 
-def _is_change(path: Path) -> bool:
+def _format(path: Path) -> str:
+    """Return what the manifest of a directory says it is, "" where there is none."""
     try:
-        return json.loads((path / "run.json").read_text("utf-8")).get("format") == "geoelle-delta"
+        return str(json.loads((path / "run.json").read_text("utf-8")).get("format"))
     except (OSError, ValueError, AttributeError):
-        return False
+        return ""
 
 
 def _check_files(path: Path, manifest: dict[str, Any]) -> str:
@@ -75,6 +76,19 @@ def _change(path: Path) -> dict[str, Any]:
             f"{name}: {count} {state}" for name, zone in zones.items() for state, count in zone["counts"].items()
         ],
         "alerts": manifest["alerts"],
+        "probe": manifest["probe"]["digest"],
+        "fingerprint": manifest["fingerprint"],
+    }
+
+
+def _series(path: Path) -> dict[str, Any]:
+    manifest = json.loads((path / "run.json").read_text("utf-8"))
+    return {
+        "kind": "series",
+        "verified": _check_files(path, manifest),
+        "model": manifest["model"],
+        "event": manifest["event"],
+        "places": [f"{each['place']}: {each['counts']['clear']} clear dates" for each in manifest["places"]],
         "probe": manifest["probe"]["digest"],
         "fingerprint": manifest["fingerprint"],
     }

@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 from geoelle.errors import CatalogError
 from geoelle.scene import cloud, footprint, interval
 
-__all__ = ["FULL_COVER", "LOOKS", "Look", "plan_looks"]
+__all__ = ["FULL_COVER", "LOOKS", "Look", "every_look", "plan_looks"]
 
 LOOKS = 4  # dates read where no single one covers the area
 FULL_COVER = 0.95  # share of the area from which on one date is enough
@@ -56,10 +56,7 @@ def plan_looks(
     """
     if looks < 1:
         raise CatalogError(f"looks of a plan is {looks}; read at least one date")
-    area, lon = _equal_area(geometry), geometry.centroid.x
-    ordered = sorted(items, key=lambda item: (_solar_day(item, lon), interval(item)[0], item.id))
-    days = (tuple(day) for _, day in itertools.groupby(ordered, key=lambda item: _solar_day(item, lon)))
-    seen = [pair for pair in (_look(day, area) for day in days) if pair[0].coverage > 0]
+    seen = _looks(items, geometry)
     unknown = 100.0 if any(look.cloud is not None for look, _ in seen) else 0.0
 
     def clear(look: Look) -> float:
@@ -75,6 +72,19 @@ def plan_looks(
         chosen.append(best)
         seen = [(look, shapely.difference(ground, taken)) for look, ground in seen if look is not best]
     return tuple(chosen)
+
+
+def every_look(items: Iterable[pystac.Item], geometry: BaseGeometry) -> tuple[Look, ...]:
+    """Return the look of every solar day that shows some of an area given in EPSG:4326, the earliest first."""
+    return tuple(look for look, _ in _looks(items, geometry))
+
+
+def _looks(items: Iterable[pystac.Item], geometry: BaseGeometry) -> list[tuple[Look, BaseGeometry]]:
+    """Return the look of every solar day with the ground it sees, in equal-area coordinates, the earliest first."""
+    area, lon = _equal_area(geometry), geometry.centroid.x
+    ordered = sorted(items, key=lambda item: (_solar_day(item, lon), interval(item)[0], item.id))
+    days = (tuple(day) for _, day in itertools.groupby(ordered, key=lambda item: _solar_day(item, lon)))
+    return [pair for pair in (_look(day, area) for day in days) if pair[0].coverage > 0]
 
 
 def _middle(item: pystac.Item) -> datetime:

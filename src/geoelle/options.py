@@ -25,6 +25,7 @@ __all__ = [
     "pair_job_of",
     "pair_options",
     "place_options",
+    "source_options",
 ]
 
 _OF_PAIRS = (
@@ -61,22 +62,26 @@ _SOURCE = (
     click.option(
         "--cloud", "cloud_max", default=40.0, show_default=True, help="Drop items cloudier than this, percent."
     ),
-    click.option(
-        "--looks",
-        default=4,
-        show_default=True,
-        help="Dates to choose the clearest from, chip by chip, where no date covers 95% of the area.",
-    ),
+)
+_LOOKS = click.option(
+    "--looks",
+    default=4,
+    show_default=True,
+    help="Dates to choose the clearest from, chip by chip, where no date covers 95% of the area.",
 )
 
 area_options = _stack(
     *_GROUND,
     click.option("--dates", required=True, metavar="DATES", help="2024, 2024-06, 2024-06-01 or A/B of these."),
     *_SOURCE,
+    _LOOKS,
 )
 
-place_options = _stack(*_GROUND, *_SOURCE)
+place_options = _stack(*_GROUND, *_SOURCE, _LOOKS)
 """Those of `area_options` without its dates, for commands that have several."""
+
+source_options = _stack(*_SOURCE)
+"""Where items come from, for commands that read every date."""
 
 model_options = _stack(
     click.option("--model", default="nano", show_default=True, help="See geoelle models."),

@@ -380,3 +380,33 @@ def test_delta_with_a_history_is_tested(nano: Model, probe: Probe) -> None:
         dated_scene(2024).elle.delta(
             scene(epsg=32617).assign_coords(time=np.datetime64("2023-06-01", "ns")), (), probe, nano
         )
+
+
+def test_a_series_is_the_difficulty_of_each_time(nano: Model, probe: Probe) -> None:
+    cube = xr.concat([dated_scene(year) for year in (2021, 2020, 2022)], "time")
+    chips = cube.isel(time=0).elle.chips(nano)
+    clear = np.flatnonzero(chips.valid_b)[[0, -1]]
+    points = [tuple(lonlat) for lonlat in chips.lonlat_b2[clear]]
+    table = cube.elle.series(points, probe=probe, model=nano)
+    assert table["date"].dt.year.tolist() == [2020, 2021, 2022] * 2
+    assert table["place"].nunique() == 2 and (table["cells"] == 1).all()
+    for year in (2020, 2021, 2022):
+        whole = dated_scene(year).elle.embed(nano)
+        found = table["difficulty"][table["date"].dt.year == year].to_numpy()
+        np.testing.assert_allclose(found, probe.score(whole.vectors_nd)[clear], rtol=1e-5)
+    assert table.attrs["places"][0]["missing"]["season"].startswith("no season can be fitted: 3 dates")
+
+
+def test_a_series_needs_times_and_points_inside(nano: Model, probe: Probe) -> None:
+    cube = xr.concat([dated_scene(year) for year in (2020, 2021)], "time")
+    with pytest.raises(InputMismatch, match="is not inside the array"):
+        cube.elle.series([(-75.0, 37.0)], probe=probe, model=nano)
+    chips = cube.isel(time=0).elle.chips(nano)
+    inside = tuple(chips.lonlat_b2[chips.valid_b][0])
+    with pytest.raises(InputMismatch, match="the array has no time"):
+        scene().elle.series([inside], probe=probe, model=nano)
+    twice = xr.concat([dated_scene(2020), dated_scene(2020)], "time")
+    with pytest.raises(ProbeError, match="has two dates on 2020"):
+        twice.elle.series([inside], probe=probe, model=nano)
+    with pytest.raises(AreaError, match="swapped"):
+        cube.elle.series([(37.7, -135.6)], probe=probe, model=nano)

@@ -27,7 +27,7 @@ WORDS = (
     "Item Asset Sensor Endpoint Look Frame GSD Window Nodata Valid",
     "Card Chip Tile Patch Token Embedding Space Pooling Masking Twin",
     "Loss Proxy Probe Difficulty Dense Complexity Excess Residual Surprise Percentile",
-    "Delta History Shift State Status Alert Reading Cluster Route",
+    "Delta History Shift State Status Alert Series Season Departure Drift Recovery Reading Cluster Route",
     "Fold Holdout Buffer kNNDM Nulls Interval Spread Coverage Smearing Dissimilarity Reach Applicable Density",
     "Job Plan Part Run Fingerprint Manifest",
 )
@@ -121,7 +121,7 @@ def test_every_option_is_explained_or_plain():
         if isinstance(option, click.Option) and not option.help
     }
     assert unexplained <= {
-        "embed --precision", "map --precision", "delta --precision",
+        "embed --precision", "map --precision", "delta --precision", "series --precision",
         "fit --folds", "fit --out", "fit --overwrite", "score --overwrite",
         "score --probe",
     }  # fmt: skip

@@ -20,6 +20,7 @@ import pytest
 import rasterio
 import shapely
 import zarr
+from click.testing import CliRunner
 
 import scenes
 from geoelle.alerts import alerts_of
@@ -28,6 +29,7 @@ from geoelle.area import Address, Addresses, Area, Lattice
 from geoelle.catalog import catalogs_path, load_endpoint, load_sensor
 from geoelle.change_blocks import BlockCheck
 from geoelle.change_states import STATUSES
+from geoelle.cli import cli
 from geoelle.complexity import feature_names
 from geoelle.dated import Dated, compare_runs
 from geoelle.delta import STATES
@@ -47,7 +49,10 @@ from geoelle.products import run_map
 from geoelle.rank import choose_chips, rank_run
 from geoelle.raster import paint, write_cog, write_zarr
 from geoelle.scoring import score_file
+from geoelle.seasonal import YEAR_DAYS
+from geoelle.series import Observed, judge
 from geoelle.trust import fit_trust
+from seasons import FIRST_DAY, simulate
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
 TABLES = {match[1]: match[2] for match in re.finditer(r"<!-- table: ([\w-]+) -->\n((?:\|.*\n)+)", FORMATS)}
@@ -565,6 +570,40 @@ def alert_types(home: Path, made: Made) -> dict[str, str]:
     )  # fmt: skip
     alerts_of(found, items_before=["a"], items_after=["b"]).to_parquet(home / "alerts.parquet")
     return {name: kind.replace("large_", "") for name, kind in arrow_types(home / "alerts.parquet").items()}
+
+
+# --- series
+
+
+def test_a_series(tmp_path: Path):
+    words = ("series", "--at", "22.152,45.205", "--dates", "2018-05/2018-06", "--catalog", "demo", "-o")
+    result = CliRunner().invoke(cli, [*words, str(out := tmp_path / "series")])
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in out.iterdir()} == {row["name"] for row in table("series-files")}
+    assert all(re.fullmatch(r"\d{8}T\d{6}-\d+\.parquet", p.name) for p in (out / "dates").iterdir())
+    columns = {name: kind.replace("large_", "") for name, kind in arrow_types(out / "series.parquet").items()}
+    assert list(columns.items()) == [(row["name"], row["type"]) for row in table("series-columns")]
+    told, manifest = (json.loads((out / name).read_text("utf-8")) for name in ("series.json", "run.json"))
+    for found, names in ((told, ["series"]), (manifest, ["series", "series-run"])):
+        rows = {row["name"]: row["type"] for name in names for row in table(name)}
+        assert found.keys() == rows.keys() and all(fits(found[key], kind) for key, kind in rows.items())
+    hashed = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} - {"plan.json", "run.json"}
+    assert manifest["sha256"].keys() == hashed and json.loads((out / "plan.json").read_text()).keys() == {
+        "format", "version", "fingerprint",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("event", [None, FIRST_DAY + 4 * YEAR_DAYS])
+def test_a_place_of_a_series(event: float | None):
+    days_n, values_n = simulate(0, dates=24)
+    changed = values_n - (0 if event is None else np.where(days_n >= event, 1.0, 0.0))
+    place = judge(Observed.of_values("here", days_n, changed, complexity_n=values_n), event).to_dict()
+    rows = {row["name"]: row for row in table("series-place")}
+    assert place.keys() == rows.keys() and all(fits(place[key], row["type"]) for key, row in rows.items())
+    assert (place["recovery"] is None) == (event is None)
+    for key in ("counts", "season", "drift", "recovery"):
+        named = set(re.findall(r"`(\w+)`", rows[key]["meaning"])) - {"share"}
+        assert place[key] is None or place[key].keys() == named, key
 
 
 # --- rasters

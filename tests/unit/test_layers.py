@@ -12,21 +12,23 @@ PACKAGE = ROOT / "src" / "geoelle"
 LAYERS = (
     "errors",
     "access bootstrap change change_states complexity files geoparquet holdout lattice moments resample scene vectors "
+    "access bootstrap change complexity files geoparquet holdout lattice moments resample scene seasonal vectors "
     "models.masks models.networks models.weights",
-    "applicability area assets detection guards knndm looks patches raster ridge scores style variogram "
+    "applicability area assets detection drift guards knndm looks patches raster ridge scores style variogram "
     "models.clay_net models.dofa_net models.galileo_net models.olmoearth_net models.presto_net models.prithvi_net "
     "models.scalemae_net",
     "baselines batches change_blocks chips class_raster density domain embeddings figures intervals item route stac",
+    "baselines batches chips density domain embeddings figures intervals item places route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample training_figures models.base",
     "dense diagnostic_figures encode large measures pairs read report scoring shipped trial trust models.clay "
     "models.dino models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
     "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",
     "bands delta diagnostic_report embed extremes models nulls thumbnails",
-    "alerts change_baselines delta_bands fit_page gallery hub plan",
-    "alert_pictures fitting run",
-    "console dated delta_plan describe pair_fit products rank",
-    "delta_product options",
-    "delta_commands probe_commands",
+    "alerts change_baselines delta_bands fit_page gallery hub plan series_dates",
+    "alert_pictures fitting run series series_plan",
+    "console dated delta_plan describe pair_fit products rank series_figure series_run",
+    "delta_product options series_product",
+    "delta_commands probe_commands series_commands",
     "__init__ accessor cli",
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules.split()}

@@ -1,0 +1,88 @@
+"""Drift and recovery: found where they are, and as often as stated where they are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from geoelle.drift import AFTER_DAYS, Recovery, drift_of, recovery_of
+from geoelle.errors import ProbeError
+from geoelle.seasonal import YEAR_DAYS, fit_season, years_of
+from seasons import FIRST_DAY, simulate
+
+EVENT = FIRST_DAY + 6 * YEAR_DAYS
+
+
+def drifts(slope: float, year_sd: float, seeds: int) -> list[tuple[float, bool, bool]]:
+    """Return slope, whether one was found, and whether the interval holds the truth, of simulated series."""
+    found = []
+    for seed in range(seeds):
+        days_n, values_n = simulate(seed, years=7, year_sd=year_sd)
+        values_n = values_n + slope * (days_n - FIRST_DAY) / YEAR_DAYS
+        drift = drift_of(days_n, values_n)
+        found.append((drift.per_year, drift.found, drift.low <= slope <= drift.high))
+    return found
+
+
+def test_no_drift_is_found_in_a_tenth_of_unchanged_series_at_most() -> None:
+    found = drifts(0.0, 0.1, 200)
+    assert np.mean([one[1] for one in found]) == pytest.approx(0.08, abs=0.05)
+    assert np.mean([one[2] for one in found]) >= 0.88
+
+
+def test_a_drift_is_found() -> None:
+    found = drifts(0.1, 0.05, 40)
+    assert np.median([one[0] for one in found]) == pytest.approx(0.1, rel=0.1)
+    assert np.mean([one[1] for one in found]) > 0.95 and np.mean([one[2] for one in found]) > 0.8
+
+
+def test_years_of_few_dates_do_not_count() -> None:
+    days_n, values_n = simulate(1, years=3)
+    alone = np.append(days_n, days_n[-1] + YEAR_DAYS)
+    with pytest.raises(ProbeError, match=r"3 years have 3 dates or more \(4 are needed\)"):
+        drift_of(alone[years_of(alone) < 2019], np.append(values_n, 0)[years_of(alone) < 2019])
+
+
+def disturbed(seed: int, left: float, size: float = -1.0) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Return (days, values) before and after a departure of which the share `left` stays after two years."""
+    days_n, values_n = simulate(seed, years=10, dates=24, year_sd=0.03)
+    since = (days_n - EVENT - AFTER_DAYS) / YEAR_DAYS
+    values_n = values_n + np.where(days_n >= EVENT, size * np.interp(since, [0, 2], [1, left]), 0)
+    after = days_n >= EVENT
+    return (days_n[~after], values_n[~after]), (days_n[after], values_n[after])
+
+
+def recovered(seed: int, left: float, size: float = -1.0) -> Recovery:
+    before, after = disturbed(seed, left, size)
+    return recovery_of(fit_season(*before), before, after, EVENT)
+
+
+def test_recovery_is_the_truth_within_its_interval() -> None:
+    found = [recovered(seed, 0.4) for seed in range(16)]
+    assert np.mean([one.index for one in found]) == pytest.approx(0.6, abs=0.05)
+    assert np.mean([one.low <= 0.6 <= one.high for one in found]) >= 0.75
+    assert all(one.initial < -0.6 and one.low < one.index < one.high for one in found)
+    assert recovered(1, 1.0).index == pytest.approx(0, abs=0.25)
+    assert recovered(1, 0.0, size=1.0).index == pytest.approx(1, abs=0.25)
+    assert recovered(2, 0.4) == recovered(2, 0.4)
+
+
+def test_where_there_is_nothing_to_recover_from_it_is_said() -> None:
+    with pytest.raises(ProbeError, match=r"nothing to recover from: .* is inside the band"):
+        recovered(3, 0.4, size=0.05)
+
+
+def test_too_few_dates_after_the_event_are_told() -> None:
+    before, (days_n, values_n) = disturbed(4, 0.4)
+    season = fit_season(*before)
+    for few in (days_n <= EVENT + AFTER_DAYS, days_n > EVENT + AFTER_DAYS):
+        with pytest.raises(ProbeError, match=r"no recovery can be told: \d+ clear dates in the 180 days"):
+            recovery_of(season, before, (days_n[few], values_n[few]), EVENT)
+
+
+def test_dates_in_a_season_not_seen_before_are_no_measure() -> None:
+    before, after = disturbed(5, 0.4)
+    summer = np.abs(before[0] % YEAR_DAYS - 182) < 60
+    seen = before[0][summer], before[1][summer]
+    with pytest.raises(ProbeError, match="in a season not seen before"):
+        recovery_of(fit_season(*seen), seen, after, EVENT)
