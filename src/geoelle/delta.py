@@ -297,7 +297,7 @@ def _in_order(after: Scored, later: Sequence[Scored], design: Design) -> list[Sc
         raise ProbeError("later dates are judged by the history, and none was given; give --history, or no --later")
     later = sorted(later, key=lambda table: table.day)
     days = [after.day, *(table.day for table in later)]
-    if np.isnan(days).any():
+    if np.isnan(days[1:]).any():
         raise ProbeError("one of the later dates has no clear look, or no time; leave it out, or give arrays a time")
     for one, other in pairwise(days):
         if one >= other:
