@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -22,7 +21,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from error_scores import Errors, Ranking, added, applicability, doubt, mahalanobis, read_out, task_probabilities
 from geoelle.bootstrap import Interval
-from geoelle.figures import ACCENT, GRID, INK, MUTED, NULL, STYLE, png
+from geoelle.figures import ACCENT, GRID, INK, MUTED, NULL, house_style, png
 from geoelle.files import write_bytes
 from geoelle.models import load_model
 from geoelle.probe import on_scale
@@ -273,7 +272,7 @@ def picture(results: Sequence[Result]) -> bytes:
     """Draw errors caught against the share reviewed, one panel a task and model."""
     columns = min(3, len(results))
     rows = -(-len(results) // columns)
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(2.9 * columns, 3.05 * rows + 0.6), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, result in zip(axes, results, strict=False):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
@@ -16,7 +15,7 @@ from scipy.spatial import KDTree
 from geoelle.bootstrap import MIN_WITHIN, Interval
 from geoelle.diagnostics import Curve
 from geoelle.errors import FormatError
-from geoelle.figures import DPI, GRID, INK, LAND, MUTED, STYLE, colormap, land, png
+from geoelle.figures import DPI, GRID, INK, LAND, MUTED, colormap, house_style, land, png
 from geoelle.style import SEQUENTIAL, Ramp
 
 __all__ = [
@@ -46,7 +45,7 @@ def scaling_curves(
         FormatError: no curve, or curves that do not have one value a size.
     """
     figure, axes = _pair_of_panels(rows, curves)
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         for axis in axes:
             axis.set_xlabel(f"training {units[0]}")
             if not units[1]:
@@ -69,7 +68,7 @@ def dimension_curves(dims: Sequence[int], curves: Sequence[Curve]) -> bytes:
         FormatError: no curve, or curves that do not have one value a size.
     """
     figure, axes = _pair_of_panels(dims, curves)
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         for axis in axes:
             axis.set_xlabel("dimensions k")
             axis.xaxis.set_major_locator(FixedLocator(list(dims)))
@@ -86,7 +85,7 @@ def coverage_curve(rows: Sequence[tuple[float, float, float, float]]) -> bytes:
     if not len(rows):
         raise FormatError("no coverage to draw; give a row (level, coverage, low, high) a level")
     level, coverage, low, high = np.array(sorted(rows), dtype=np.float64).T
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(4.2, 4.0), dpi=DPI, layout="constrained")
         axis = figure.add_subplot()
         axis.spines[["top", "right"]].set_visible(False)
@@ -114,7 +113,7 @@ def error_over_dissimilarity(
     Raises:
         FormatError: arrays that do not match, or nothing finite.
     """
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure, axis = _errors_over(dissimilarity_n, error_n, groups, name="dissimilarities", unit=unit)
         axis.axvline(threshold, color=INK, lw=1, ls=(0, (4, 2)))
         axis.annotate(" outside", (threshold, 1), xycoords=("data", "axes fraction"), va="top", size=8, color=MUTED)
@@ -133,7 +132,7 @@ def error_over_density(
     Raises:
         FormatError: arrays that do not match, or nothing finite.
     """
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure, axis = _errors_over(density_n, error_n, groups, name="densities", unit=unit)
         axis.set_xscale("symlog", linthresh=1, linscale=0.3)  # none at all is a density like any other
         axis.set_xlim(-0.3, max(float(np.nanmax(density_n)), 1.0) * 1.3)
@@ -180,7 +179,7 @@ def block_map(lonlat_n2: np.ndarray, place_n: np.ndarray, r_m: np.ndarray, bias_
         Ramp(name="viridis", low=0.0, high=1.0, label="r within the place"),
         Ramp(name="RdBu_r", low=-most, high=most, label="mean residual, measured minus predicted", unit=unit),
     )
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         frame, stretch = _frame(lonlat_n2)
         tall = float(np.clip(3.6 * stretch * (frame[3] - frame[2]) / (frame[1] - frame[0]), 1.6, 6.0))
         figure = Figure(figsize=(8.4, tall + 1.0), dpi=DPI, layout="constrained")
@@ -203,7 +202,7 @@ def _pair_of_panels(sizes: Sequence[float], curves: Sequence[Curve]) -> tuple[Fi
     if not curves or any(len(curve.r) != len(sizes) or len(curve.r2) != len(sizes) for curve in curves):
         had = ", ".join(f"{curve.name}: {len(curve.r)}" for curve in curves) or "none"
         raise FormatError(f"curves ({had}) do not match {len(sizes)} sizes; give one value a size")
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(8.4, 3.7), dpi=DPI, layout="constrained")
         axes = figure.subplots(1, 2)
         for axis, name, metric in zip(axes, _LOWEST, ("r", "r2"), strict=True):

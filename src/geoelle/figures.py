@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 
@@ -29,11 +30,11 @@ __all__ = [
     "INK",
     "LAND",
     "MUTED",
-    "STYLE",
     "Score",
     "calibration",
     "colormap",
     "histogram",
+    "house_style",
     "land",
     "places",
     "png",
@@ -42,7 +43,7 @@ __all__ = [
 
 DPI = 160
 INK, MUTED, GRID, ACCENT, NULL, LAND = "#1d1f24", "#5f6570", "#e3e5e8", "#8c2981", "#9aa0a8", "#e9e7e1"
-STYLE: dict[str, object] = {
+_STYLE: dict[str, object] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": INK,
@@ -62,7 +63,6 @@ STYLE: dict[str, object] = {
     "ytick.major.size": 3,
     "hatch.linewidth": 0.5,
 }
-"""Type, lines and colours shared by every figure of geoelle."""
 
 _BINS = 60
 _DEGREE_STEPS = (0.5, 1, 2, 3, 5, 10, 15, 20, 30, 45)
@@ -77,6 +77,15 @@ class Score:
     low: float | None = None
     high: float | None = None
     is_null: bool = True
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw with the type, lines and colours shared by every figure of geoelle, whatever the user's own are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
 
 
 def colormap(ramp: Ramp) -> LinearSegmentedColormap:
@@ -99,7 +108,7 @@ def histogram(values: np.ndarray, ramp: Ramp) -> bytes:
         FormatError: no value is finite.
     """
     finite = _finite(ramp.label, np.asarray(values, dtype=np.float64))[0]
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure, axis = _axis(6.4, 2.6)
         low, high = np.percentile(finite, (0.1, 99.9))
         pad = max((high - low) * 0.03, 1e-6)
@@ -136,7 +145,7 @@ def calibration(
         FormatError: no pair is finite.
     """
     x, y = _finite(label, np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64))
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure, axis = _axis(5.2, 4.3, layout="compressed")
         low, high = (float(v) for v in np.percentile(np.concatenate([x, y]), (0.2, 99.8)))
         pad = max((high - low) * 0.05, 1e-6)
@@ -190,7 +199,7 @@ def score_bars(scores: Sequence[Score], *, axis_label: str) -> bytes:
     """
     if not scores:
         raise FormatError("no score to draw; give at least one")
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure, axis = _axis(6.4, 0.75 + 0.3 * len(scores))
         ends = [value for s in scores for value in (s.r, s.low, s.high, 0.0) if value is not None]
         best = max((s.r for s in scores if not s.is_null), default=None)
@@ -228,7 +237,7 @@ def places(lonlat_n2: np.ndarray, scores_n: np.ndarray, ramp: Ramp) -> bytes:
     if lonlat_n2.shape != (len(scores_n), 2) or not len(scores_n):
         sizes = f"places {lonlat_n2.shape} and scores {np.shape(scores_n)}"
         raise FormatError(f"{sizes} do not match; give one score a place")
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         frame = _frame(lonlat_n2)
         stretch = 1 / max(np.cos(np.radians(np.mean(frame[2:]))), 0.3)
         tall = stretch * (frame[3] - frame[2]) / (frame[1] - frame[0])

@@ -1,13 +1,12 @@
 """Draw what was held out as PNG: the map of the folds, and the distances that they are judged by."""
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from geoelle.errors import FormatError
-from geoelle.figures import DPI, INK, MUTED, STYLE, png
+from geoelle.figures import DPI, INK, MUTED, house_style, png
 
 __all__ = ["distances", "fold_map"]
 
@@ -35,7 +34,7 @@ def fold_map(lonlat_n2: np.ndarray, fold_n: np.ndarray, domain_lonlat_m2: np.nda
     centre = _middle_lon(lonlat_n2[:, 0])
     chips, folds = _around(lonlat_n2[::step], centre), fold_n[::step]
     domain = np.empty((0, 2)) if domain_lonlat_m2 is None else _around(domain_lonlat_m2, centre)
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         low, high = _frame(np.concatenate([chips, domain]))
         stretch = 1 / max(np.cos(np.radians((low[1] + high[1]) / 2)), 0.1)
         tall = stretch * (high[1] - low[1]) / (high[0] - low[0])
@@ -71,7 +70,7 @@ def distances(sample_m: np.ndarray, domain_m: np.ndarray, fold_m: np.ndarray, w_
     for name, (values, _, _) in lines.items():
         if not len(values) or not np.isfinite(values).all():
             raise FormatError(f"distances {name} cannot be drawn ({len(values)} values); give finite ones")
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure, axis = _axis(6.4, 3.0)
         for name, (values, colour, dashes) in lines.items():
             axis.ecdf(np.maximum(values, 1) / 1000, color=colour, ls=dashes, lw=1.6, label=name)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import matplotlib
 import numpy as np
 import shapely
 from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from geoelle.figures import DPI, INK, MUTED, STYLE, colormap, png
+from geoelle.figures import DPI, INK, MUTED, colormap, house_style, png
 from geoelle.route import Route
 from geoelle.style import Ramp
 from geoelle.thumbnails import Thumbnail, Thumbnails
@@ -92,7 +91,7 @@ def contact_sheet(
     words = textwrap.wrap(meaning, int((across - 2 * _MARGIN) / _LETTER))
     head = _MARGIN + 0.3 + 0.165 * len(words) + 0.1
     along = head + -(-len(entries) // _COLUMNS) * (_CELL + _TEXT) + 0.3
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(across, along), dpi=DPI)
         figure.text(_MARGIN / across, 1 - _MARGIN / along, title, size=13, weight="bold", va="top")
         below = 1 - (_MARGIN + 0.28) / along
@@ -110,7 +109,7 @@ def contact_sheet(
 
 def route_map(title: str, route: Route, ramp: Ramp) -> bytes:
     """Draw the clusters in the colour of their mean, and the way between the stops, numbered, in degrees."""
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         west, south, east, north = route.clusters.total_bounds
         pad = 0.06 * max(east - west, north - south, 0.002)
         stretch = 1 / max(np.cos(np.radians((south + north) / 2)), 0.05)

@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 import pyproj
 import xarray as xr
@@ -25,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from odc.geo.geobox import GeoBox
 
 from geoelle.errors import FormatError
-from geoelle.figures import DPI, INK, MUTED, STYLE, colormap, png
+from geoelle.figures import DPI, INK, MUTED, colormap, house_style, png
 from geoelle.raster import geobox_of
 from geoelle.style import Ramp
 
@@ -88,7 +87,7 @@ def quicklook(raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *,
     if not ramps:
         raise FormatError(f"no ramp to draw a raster of {bands}; give at least one")
     grid = _Grid.of(box)
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         sheet = _Sheet.plan(len(ramps) + (scene is not None), grid, text)
         figure = Figure(figsize=sheet.inches, dpi=DPI)
         outside_yx = raster.sel(band="applicable").values == 0 if "applicable" in bands else np.zeros(box.shape, bool)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
@@ -14,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
 from geoelle.errors import FormatError
-from geoelle.figures import DPI, GRID, INK, MUTED, STYLE, png
+from geoelle.figures import DPI, GRID, INK, MUTED, house_style, png
 from geoelle.probe import Scale
 from geoelle.seasonal import LEVEL
 from geoelle.series import INSIDE, Series
@@ -37,7 +36,7 @@ def draw_series(series: Sequence[Series], *, scale: Scale, unit: str, title: str
     shown = [each for each in series if len(each.observed.days_n)][:_MOST]
     if not shown:
         raise FormatError("no place has a clear date to draw; choose other dates")
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(7.4, 0.85 + 2.0 * len(shown)), dpi=DPI, layout="constrained")
         axes = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axis, each in zip(axes, shown, strict=True):

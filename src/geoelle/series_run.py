@@ -154,10 +154,9 @@ def _score(plan: Plan, cells: Addresses, part: Part, window: xr.DataArray, probe
         table = first.concat(*rest)
         return Scored.of_chips(table, probe), cut(window, table.addresses), tuple(window.attrs["skipped"])
     scores = [score_patches(each, plan.model, probe.embedding, probe.pixels, **how) for each in chips]
-    table = scores[0][0].concat(*(each for each, _, _ in scores[1:]))
-    linear_nhw, complexity_nij = (np.concatenate([each[i] for each in scores]) for i in (1, 2))
-    patch_px = plan.model.card.patch_px
-    patches = PatchScores.of(table, linear_nhw, complexity_nij, patch_px=patch_px, probe=probe)
+    table = scores[0][0].concat(*(each for each, *_ in scores[1:]))
+    arrays = (np.concatenate([each[i] for each in scores]) for i in (1, 2, 3))
+    patches = PatchScores.of(table, *arrays, patch_px=plan.model.card.patch_px, probe=probe)
     shown = cells[np.isin(keys_of(cells), keys_of(patches.addresses))]
     return patches, cut(window, shown), tuple(window.attrs["skipped"])
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from geoelle.errors import FormatError
-from geoelle.figures import DPI, GRID, INK, MUTED, STYLE, png
+from geoelle.figures import DPI, GRID, INK, MUTED, house_style, png
 
 __all__ = ["difficulty_ridges", "loss_bands"]
 
@@ -33,7 +32,7 @@ def loss_bands(steps: Sequence[int], percentiles: Sequence[int], losses_sp: np.n
         raise FormatError(f"a training cannot be drawn from {sizes}; give one row a step")
     known = np.flatnonzero(np.isfinite(losses_sp).all(1)) if len(percentiles) else np.empty(0, int)
     steps_s = np.asarray(steps)
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(8.4, 3.7), dpi=DPI, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
         if len(known):
@@ -76,7 +75,7 @@ def difficulty_ridges(
     if counted != {(len(steps), len(edges) - 1)} or scored != {len(steps)} or not (difficulty_se + loss_se).any():
         sizes = f"{len(steps)} steps, {difficulty_se.shape} and {loss_se.shape} counts in {len(edges) - 1} bins"
         raise FormatError(f"histograms cannot be drawn from {sizes}; give one row and one r a step")
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(8.4, 1.6 + 0.42 * len(steps)), dpi=DPI, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.9, 1))
         _ridges(left, steps, edges, {"true loss": (loss_se, COLOURS[1]), "difficulty": (difficulty_se, COLOURS[0])})

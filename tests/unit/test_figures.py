@@ -94,3 +94,12 @@ def test_nothing_to_draw_is_said() -> None:
         score_bars([], axis_label="r")
     with pytest.raises(FormatError, match="give one score a place"):
         places(np.zeros((3, 2)), np.zeros(2), RAMP)
+
+
+def test_figures_look_the_same_whatever_the_user_set(tmp_path) -> None:
+    values = np.random.default_rng(0).normal(size=500)
+    ramp = Ramp.diverging(values, label="x", unit="")
+    before, mine = histogram(values, ramp), {"axes.grid": True, "font.size": 20, "figure.constrained_layout.use": True}
+    with matplotlib.rc_context(mine):
+        assert histogram(values, ramp) == before
+        assert all(matplotlib.rcParams[name] == value for name, value in mine.items())
