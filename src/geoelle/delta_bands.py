@@ -195,11 +195,12 @@ class DeltaBands:
         )
 
     def _beside_no_change(self) -> str:
-        years, blocks = self.delta.years, self.delta.blocks
-        told = (
-            "" if years is None else f"Among {years.years} whole years, the date after one, {years.p:.2g} have as many "
-            f"flags or more (exact; the least that can be is {1 / years.years:.2g}). "
-        )  # fmt: skip
+        years, blocks, told = self.delta.years, self.delta.blocks, ""
+        if years is not None:
+            told = (
+                f"Among {years.years} whole years, the date after one, a share of {years.p:.2g} has as many flags or "
+                f"more (exact; the least that can be is {1 / years.years:.2g}). "
+            )
         if blocks is None:
             return told + (
                 "Flags were not compared with maps without the change: that takes four earlier years, or three for "
@@ -209,13 +210,11 @@ class DeltaBands:
 
     def _followed(self) -> str:
         seen = self.delta.followed
-        counts = ", ".join(f"{count:,} {name}" for name, count in reversed(seen.counts.items()))
+        told = ", ".join(f"{seen.counts[name]:,} cells {name}" for name in reversed(STATUSES[1:]))
+        shared = "one date before" if self.delta.design == "difference" else "the same earlier years"
         return (
-            f"Followed through {len(self.delta.looks)} dates after: {counts} cells. All dates are compared with one "
-            "date before, so a confirmation is not independent of the first flag."
-            if self.delta.design == "difference"
-            else f"Followed through {len(self.delta.looks)} dates after: {counts} cells. All dates are compared with "
-            "the same earlier years, so a confirmation is not independent of the first flag."
+            f"Followed through {len(self.delta.looks)} dates after: {told}, {seen.counts['none']:,} never flagged. All "
+            f"are compared with {shared}, so a confirmation is not independent of the first flag."
         )
 
 
