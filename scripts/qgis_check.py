@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Open a difficulty COG in QGIS itself and check what a user would see.
+"""Open a COG of difficulty, of a change or of its classes in QGIS itself and check what a user would see.
 
     /usr/bin/python3 scripts/qgis_check.py difficulty.tif [--epsg 32618] [--bands difficulty,excess] \\
         [--picture map.png]
@@ -72,8 +72,9 @@ def check(path: Path, expected: Expected, picture: Path | None) -> dict[str, obj
     layer = QgsRasterLayer(str(path), path.stem)
     require(layer.isValid(), "QGIS cannot open it as a raster layer")
     names = check_grid(layer, expected)
-    statistics = check_statistics(layer, path)
-    ramp = check_style(layer, path)
+    classes = layer.renderer().type() == "paletted"
+    statistics = [] if classes else check_statistics(layer, path)
+    style = {"classes": check_classes(layer, path)} if classes else {"ramp": check_style(layer, path)}
     pixels = check_pixels(layer, render(layer, QSize(layer.width(), layer.height()), transparent=True))
     if picture is not None:
         image = render(layer, QSize(*PICTURE_PX), transparent=False)
@@ -85,7 +86,7 @@ def check(path: Path, expected: Expected, picture: Path | None) -> dict[str, obj
         "size": [layer.width(), layer.height()],
         "bands": names,
         "renderer": layer.renderer().type(),
-        "ramp": ramp,
+        **style,
         "statistics": statistics,
         "pixels": pixels,
         "picture": str(picture) if picture else None,
@@ -149,12 +150,43 @@ def check_style(layer: QgsRasterLayer, path: Path) -> dict[str, object]:
     return {"limits": limits, "colours": len(items), "legend": [items[0][2], items[-1][2]]}
 
 
+def check_classes(layer: QgsRasterLayer, path: Path) -> list[dict[str, object]]:
+    """Check that QGIS took the classes of the style file up by itself, and that every value of the file is one."""
+    style = path.with_suffix(".qml")
+    require(style.is_file(), f"there is no style file {style.name} beside it, so its classes have no names")
+    entries = ElementTree.parse(style).getroot().iter("paletteEntry")
+    wanted = [(float(entry.get("value")), entry.get("color"), entry.get("label")) for entry in entries]
+    seen = [(item.value, item.color.name(), item.label) for item in layer.renderer().classes()]
+    require(seen == wanted, f"the classes are {seen}, those of the style file {wanted}")
+    dataset = gdal.Open(str(path))  # kept: its band and colour table die with it
+    table = dataset.GetRasterBand(1).GetColorTable()
+    require(table is not None, "the file has no colour table")
+    inside = [QColor(*table.GetColorEntry(int(value))[:3]).name() for value, *_ in seen]
+    require(inside == [colour for _, colour, _ in seen], f"the colour table inside the file has {inside}")
+    values = set(dataset.ReadAsArray().ravel().tolist())
+    nodata = layer.dataProvider().sourceNoDataValue(1)
+    codes = {value for value, *_ in seen} | {nodata}
+    require(values <= codes, f"the file holds {sorted(values - codes)}, which are no classes")
+    return [{"value": value, "colour": colour, "label": label} for value, colour, label in seen]
+
+
 def check_pixels(layer: QgsRasterLayer, image: QImage) -> dict[str, int]:
     """Check one pixel a cell: nodata transparent, the others opaque and in the colour of their value."""
     renderer = layer.renderer()
-    block = layer.dataProvider().block(renderer.band(), layer.extent(), layer.width(), layer.height())
-    require(layer.dataProvider().sourceHasNoDataValue(renderer.band()), "no nodata value is declared")
-    function = renderer.shader().rasterShaderFunction()
+    band = renderer.band()
+    block = layer.dataProvider().block(band, layer.extent(), layer.width(), layer.height())
+    require(layer.dataProvider().sourceHasNoDataValue(band), "no nodata value is declared")
+    if renderer.type() == "paletted":
+        colours = {item.value: item.color.getRgb() for item in renderer.classes()}
+
+        def wanted_of(value: float) -> list[int]:
+            return list(colours[value])
+    else:
+        function = renderer.shader().rasterShaderFunction()
+
+        def wanted_of(value: float) -> list[int]:
+            return list(function.shade(value)[1:])
+
     counts = {"nodata": 0, "painted": 0}
     for row in range(layer.height()):
         for col in range(layer.width()):
@@ -164,7 +196,7 @@ def check_pixels(layer: QgsRasterLayer, image: QImage) -> dict[str, int]:
                 require(colour.alpha() == 0, f"nodata cell ({row}, {col}) is painted {colour.name()}")
                 continue
             counts["painted"] += 1
-            _, *wanted = function.shade(block.value(row, col))
+            wanted = wanted_of(block.value(row, col))
             seen = [colour.red(), colour.green(), colour.blue(), colour.alpha()]
             where = f"cell ({row}, {col}) of value {block.value(row, col)}"
             require(seen == wanted, f"{where} is {seen}, not {wanted}")

@@ -117,21 +117,24 @@ class Elle:
         model: str | Model = "nano",
         stride_px: int | None = None,
         *,
+        later: Sequence[xr.DataArray] = (),
         rate: float = RATE,
     ) -> xr.DataArray:
         """Return the change since `before`: delta, its excess, sign, rank, state, and with a history t, p, q, flag.
 
         All arrays have the CRS and pixel size of this one, and are read at once; cells are those of either date.
         `history` are arrays of the same season of earlier years, at least two, each with its `time`. Without them
-        nothing is tested. Sun, orbit and processing are not compared: arrays do not state them.
+        nothing is tested. `later` arrays, of that season too, follow the flags: they add status, first_detected and
+        duration. Sun, orbit and processing are not compared: arrays do not state them.
 
         Raises: InputMismatch, AreaError (another grid), ProbeError, SpaceMismatch.
         """
         model = _loaded(model)
-        tables = [array.elle.embed(model, stride_px) for array in (before, self._pixels, *history)]
+        arrays = (before, self._pixels, *history, *later)
+        tables = [array.elle.embed(model, stride_px) for array in arrays]
         probe = _checked_probe(probe, model, tables[0].header.bands)
-        first, after, *years = (Scored.of_chips(table, probe) for table in tables)
-        found = compare(first, after, years, rate=rate)
+        first, after, *rest = (Scored.of_chips(table, probe) for table in tables)
+        found = compare(first, after, rest[: len(history)], later=rest[len(history) :], rate=rate)
         bands = DeltaBands(delta=found, probe=probe)
         raster = paint(found.addresses, bands.values())
         return raster.rename("elle").assign_attrs(

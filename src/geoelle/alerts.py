@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from geoelle.change_states import STATUSES
 from geoelle.delta import Delta
 from geoelle.route import join_cells
 
@@ -18,34 +19,61 @@ __all__ = ["ALERT_COLUMNS", "alerts_of", "join_alerts", "to_geojson"]
 ALERT_COLUMNS = {
     "alert": "int64", "sign": "str", "cells": "int64", "area_km2": "float64", "mean_delta": "float64",
     "least_q": "float64", "date_before": "str", "date_after": "str", "items_before": "str", "items_after": "str",
-    "status": "str", "stop_lon": "float64", "stop_lat": "float64",
+    "status": "str", "first_detected": "str", "duration_days": "int64", "looks": "int64",
+    "stop_lon": "float64", "stop_lat": "float64",
 }  # fmt: skip
 _SIGNS = {1: "harder", -1: "easier"}
 _EPOCH = np.datetime64("1970-01-01")
 
 
 def alerts_of(delta: Delta, *, items_before: Sequence[str], items_after: Sequence[str]) -> geopandas.GeoDataFrame:
-    """Join the flagged cells of one sign that share a side: a row a polygon, EPSG:4326, columns `ALERT_COLUMNS`.
+    """Join the flagged cells of one sign and status that share a side: a row a polygon, EPSG:4326, `ALERT_COLUMNS`.
 
-    Every alert is provisional: one date after does not confirm it. Without a flag the table is empty.
+    Numbers are those of the look of first detection. Without later dates every alert is provisional: one date after
+    does not confirm it. Without a flag the table is empty.
     """
     found = []
+    flags = _flags(delta)
     for sign, name in _SIGNS.items():
-        rows = (
-            np.flatnonzero((np.nan_to_num(delta.flag_n) == 1) & (delta.sign_n == sign)) if delta.q_n is not None else []
-        )
-        if not len(rows):
-            continue
-        table, of_n = join_cells(delta.addresses[rows])
-        every = np.arange(len(table))
-        table["sign"], table["status"] = name, "provisional"
-        table["mean_delta"] = ndimage.mean(delta.delta_n[rows], of_n, every)
-        table["least_q"] = ndimage.minimum(delta.q_n[rows], of_n, every)
-        for column, days_n in zip(("date_before", "date_after"), delta.days_n2[rows].T, strict=True):
-            table[column] = [_date(day) for day in ndimage.median(days_n, of_n, every)]
-        table["items_before"], table["items_after"] = ";".join(items_before), ";".join(items_after)
-        found.append(table)
+        for status in STATUSES[1:]:
+            chosen = np.flatnonzero((flags["sign"] == sign) & (flags["status"] == STATUSES.index(status)))
+            if not len(chosen):
+                continue
+            table, of_n = join_cells(delta.addresses[flags["row"][chosen]])
+            every = np.arange(len(table))
+            table["sign"], table["status"] = name, status
+            table["mean_delta"] = ndimage.mean(flags["delta"][chosen], of_n, every)
+            table["least_q"] = ndimage.minimum(flags["q"][chosen], of_n, every)
+            for column, key in (("date_before", "before"), ("date_after", "first"), ("first_detected", "first")):
+                table[column] = [_date(day) for day in ndimage.median(flags[key][chosen], of_n, every)]
+            for column in ("duration_days", "looks"):
+                table[column] = np.round(ndimage.median(flags[column][chosen], of_n, every)).astype(np.int64)
+            table["items_before"], table["items_after"] = ";".join(items_before), ";".join(items_after)
+            found.append(table)
     return join_alerts(found)
+
+
+def _flags(delta: Delta) -> dict[str, np.ndarray]:
+    """Return the flagged cells, (m,) each: their row in the table of cells, and what an alert tells of them."""
+    if delta.q_n is None:
+        return {"sign": np.empty(0), "status": np.empty(0)}
+    seen = delta.followed
+    if seen is None:
+        row = np.flatnonzero(delta.flag_n == 1)
+        one = np.ones(len(row))
+        return {
+            "row": row, "sign": delta.sign_n[row], "status": one * STATUSES.index("provisional"),
+            "delta": delta.delta_n[row], "q": delta.q_n[row], "before": delta.days_n2[row, 0],
+            "first": delta.days_n2[row, 1], "duration_days": 0 * one, "looks": one,
+        }  # fmt: skip
+    row = np.flatnonzero(seen.status_n > 0)
+    look = seen.look_n[row].astype(int)
+    return {
+        "row": row, "sign": seen.sign_n[row], "status": seen.status_n[row],
+        "delta": np.array([k.delta_n for k in delta.looks])[look, row],
+        "q": np.array([k.q_n for k in delta.looks])[look, row], "before": delta.days_n2[row, 0],
+        "first": seen.first_n[row], "duration_days": seen.duration_n[row], "looks": seen.looks_n[row],
+    }  # fmt: skip
 
 
 def join_alerts(parts: Sequence[geopandas.GeoDataFrame]) -> geopandas.GeoDataFrame:

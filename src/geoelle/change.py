@@ -9,14 +9,19 @@ taken out first and kept as a number: one hazy date is not a thousand changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from scipy import optimize, special, stats
 
 from geoelle.errors import ProbeError
 
-__all__ = ["MIN_REPLICATES", "Null", "Prior", "Tested", "false_alarms", "fit_null", "q_values"]
+__all__ = ["MIN_REPLICATES", "Design", "Null", "Prior", "Tested", "false_alarms", "fit_null", "judge", "judge_by",
+           "q_values"]  # fmt: skip
+
+Design = Literal["none", "difference", "departure"]
+"""Whether the date after is compared with the date before, or with its own season; "none" without a history."""
 
 MIN_REPLICATES = 2
 """Fewer leave no spread to estimate: then there is a ranking and no p-value."""
@@ -113,6 +118,23 @@ def fit_null(replicates_rn: np.ndarray) -> Null:
     return Null(
         mean_n=mean_n, sd_n=np.sqrt(_shrunk(variance_n, dof_n, prior)), count_n=count_n, shifts_r=shifts_r, prior=prior
     )
+
+
+def judge(before_n: np.ndarray, after_n: np.ndarray, history_rn: np.ndarray, design: Design) -> tuple[Null, Tested]:
+    """Test one number a cell by its history, as `design` says; NaN where the date before has none.
+
+    Raises: ProbeError (a history too short).
+    """
+    null = fit_null(history_rn)
+    return null, judge_by(null, before_n, after_n, design)
+
+
+def judge_by(null: Null, before_n: np.ndarray, after_n: np.ndarray, design: Design) -> Tested:
+    """Test one number a cell by a null that is fitted already, as `judge` does."""
+    tested = null.test(after_n, before_n if design == "difference" else None)
+    known_n = np.isfinite(before_n)
+    masked = {name: np.where(known_n, getattr(tested, name), np.nan) for name in ("t_n", "p_n", "dof_n")}
+    return replace(tested, **masked)
 
 
 def q_values(p_n: np.ndarray) -> np.ndarray:

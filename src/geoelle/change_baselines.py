@@ -1,8 +1,9 @@
 """Judge plainer measures of change by the same cells, dates and years: what Delta has to beat, and its own nulls.
 
-A measure with a number a date (an index, a band, the complexity, a random direction of the embedding) is treated as
-difficulty is. A distance has no number of one date: that from before to after is compared with those from before to
-each earlier year, which have the date before in common as well, on the scale of logarithms.
+A measure with a number a date (an index, a band, the complexity, a random direction of the embedding, what a probe of
+the untrained twin predicts) is treated as difficulty is. A distance has no number of one date: that from before to
+after is compared with those from before to each earlier year, which have the date before in common as well, on the
+scale of logarithms.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from geoelle.embeddings import Embeddings
 from geoelle.errors import ProbeError
 from geoelle.lattice import Addresses
 from geoelle.patches import keys_of
+from geoelle.probe import Probe
+from geoelle.shipped import TWIN, twin_probe
 
-__all__ = ["Measured", "baselines", "of_delta"]
+__all__ = ["Measured", "baselines", "of_delta", "twin_gap"]
 
 _INDICES = ("ndvi", "ndwi", "mndwi", "nbr")
 _SEED = 0
@@ -87,6 +90,19 @@ def baselines(delta: Delta, scored: Sequence[Scored], chips: Sequence[Embeddings
             yield _distance(name, np.log(np.maximum(apart_rn, _LEAST)), known_n, delta)
 
 
+def twin_gap(chips: Sequence[Embeddings] | None) -> str:
+    """Return why the untrained twin is not among the baselines and what helps; "" where it is."""
+    missing = "The untrained twin is not among the baselines: "
+    if chips is None:
+        return missing + "a dense map keeps what one probe says of patches, not the tokens of a twin"
+    space = chips[0].header.space
+    if twin_probe(space) is None:
+        return missing + f"no probe of a twin ships for {space['model']} with the bands {space.get('bands', '')}"
+    if any(TWIN not in table.twins for table in chips):
+        return missing + "a run holds no vectors of it; embed all dates with --twins 1"
+    return ""
+
+
 def _numbers(chips: Sequence[Embeddings]) -> Iterator[tuple[str, Callable[[Embeddings], np.ndarray]]]:
     """Name the measures that have a number a date, and how to take it from a table."""
     table = chips[0]
@@ -98,8 +114,14 @@ def _numbers(chips: Sequence[Embeddings]) -> Iterator[tuple[str, Callable[[Embed
     direction_d = np.random.default_rng(_SEED).normal(size=table.vectors_nd.shape[1])
     direction_d /= np.linalg.norm(direction_d)
     yield "random direction", lambda t: t.vectors_nd.astype(np.float64) @ direction_d
+    if not twin_gap(chips):
+        yield "untrained twin", partial(_twin, twin_probe(table.header.space))
     if all(t.loss_n is not None for t in chips):
         yield "true loss", lambda t: np.log(np.maximum(t.loss_n, _LEAST))
+
+
+def _twin(probe: Probe, table: Embeddings) -> np.ndarray:
+    return probe.score_raw(table.twins[TWIN])
 
 
 def _feature(column: int, table: Embeddings) -> np.ndarray:

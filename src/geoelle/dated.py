@@ -12,8 +12,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from geoelle.area import Area, lattices_for
-from geoelle.change_baselines import Measured, baselines, of_delta
+from geoelle.change_baselines import Measured, baselines, of_delta, twin_gap
 from geoelle.delta import RATE, Delta, Scored, compare
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
@@ -129,15 +131,19 @@ class Comparison:
     measures: Mapping[Lattice, tuple[Measured, ...]]
     checks: Mapping[str, tuple[Check, ...]]
     notes: tuple[str, ...]
+    later: tuple[Dated, ...] = ()
 
     @property
     def dates(self) -> tuple[Dated, ...]:
-        return (self.before, self.after, *self.history)
+        return (self.before, self.after, *self.history, *self.later)
 
     @property
     def fingerprint(self) -> str:
         """Return a hash of all that decides the change."""
-        return fingerprint_of([run.fingerprint for run in self.dates], self.probe, self.rate)
+        runs, later = (
+            [run.fingerprint for run in dates] for dates in (self.dates[: 2 + len(self.history)], self.later)
+        )
+        return fingerprint_of(runs, self.probe, self.rate, later)
 
     def to_dict(self, home: Path | None = None) -> dict[str, Any]:
         """Return what `--dry-run --json` prints; runs inside `home` are named from there."""
@@ -156,44 +162,47 @@ class Comparison:
         return "delta" if len(self.zones) == 1 else f"delta_{lattice.epsg}"
 
 
-def fingerprint_of(runs: Sequence[str], probe: Probe, rate: float) -> str:
-    """Return a hash of the fingerprints of the runs, the earlier years last, of the probe and the rate."""
-    basis = {"runs": list(runs), "probe": probe.digest, "rate": rate, "geoelle": version("geoelle")}
+def fingerprint_of(runs: Sequence[str], probe: Probe, rate: float, later: Sequence[str] = ()) -> str:
+    """Return a hash of the fingerprints of the runs, the earlier years last, of the probe, the rate and later runs."""
+    basis = {"runs": list(runs), "probe": probe.digest, "rate": rate, "geoelle": version("geoelle"),
+             "later": list(later)}  # fmt: skip
     return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
 
 
 def compare_runs(
-    before: Dated, after: Dated, history: Sequence[Dated] = (), *, probe: Path | None = None, rate: float = RATE,
-    notes: Sequence[str] = (),
+    before: Dated, after: Dated, history: Sequence[Dated] = (), *, later: Sequence[Dated] = (),
+    probe: Path | None = None, rate: float = RATE, notes: Sequence[str] = (),
 ) -> Comparison:  # fmt: skip
     """Score and compare finished runs; writes nothing.
 
-    A year of the history in which no chip could be read is left out, and said.
+    A year of the history, or a later date, in which no chip could be read is left out, and said.
 
     Raises: InputMismatch, SpaceMismatch, AreaError, ProbeError, FormatError.
     """
-    empty = [run for run in history if not run.read_chips]
-    notes = (*notes, *(f"{run.name} has no clear chip and was left out of the history" for run in empty))
-    history = tuple(run for run in history if run.read_chips)
-    every = (before, after, *history)
-    checks = check_dates(before, after, history)
-    used = probe_of_dates(every, probe)
-    scored = [run.scored(used) for run in every]
+    empty = [run for run in (*history, *later) if not run.read_chips]
+    notes = (*notes, *(f"{run.name} has no clear chip and was left out" for run in empty))
+    history, later = (tuple(run for run in runs if run.read_chips) for runs in (history, later))
+    checks = check_dates(before, after, history, later)
+    used = probe_of_dates((before, after, *history, *later), probe)
+    scored = {run.path: run.scored(used) for run in (before, after, *history, *later)}
     zones, measures = {}, {}
-    for lattice in [lattice for lattice in scored[0] if lattice in scored[1]]:
-        held = [i for i, tables in enumerate(scored) if lattice in tables]
-        before_after, rest = [scored[i][lattice] for i in held[:2]], [scored[i][lattice] for i in held[2:]]
-        zones[lattice] = found = compare(*before_after, rest, rate=rate)
-        chips = None if before.is_dense else [every[i].chips[lattice] for i in held]
-        measures[lattice] = (of_delta(found), *baselines(found, [*before_after, *rest], chips))
+    for lattice in [lattice for lattice in scored[before.path] if lattice in scored[after.path]]:
+        years, looks = ([run for run in runs if lattice in scored[run.path]] for runs in (history, later))
+        judged = [before, after, *years]
+        first, then, *rest = (scored[run.path][lattice] for run in judged)
+        zones[lattice] = found = compare(
+            first, then, rest, later=[scored[run.path][lattice] for run in looks], rate=rate
+        )
+        chips = None if before.is_dense else [run.chips[lattice] for run in judged]
+        measures[lattice] = (of_delta(found), *baselines(found, [first, then, *rest], chips))
+        notes = (*notes, gap) if (gap := twin_gap(chips)) and gap not in notes else notes
     if not zones:
         raise InputMismatch(
             f"{before.path} and {after.path} share no lattice; make both of one area, --crs and --stride"
         )
     return Comparison(
         before=before, after=after, history=history, probe=used, rate=rate, zones=zones, measures=measures,
-        checks=checks,
-        notes=(*notes, *_differences(checks)),
+        checks=checks, notes=(*notes, *_differences(checks)), later=later,
     )  # fmt: skip
 
 
@@ -212,12 +221,14 @@ def probe_of_dates(dates: Sequence[Dated], path: Path | None) -> Probe:
     raise SpaceMismatch(f"{dates[0].path} was mapped with a probe that does not ship; name it with --probe")
 
 
-def check_dates(before: Dated, after: Dated, history: Sequence[Dated]) -> dict[str, tuple[Check, ...]]:
+def check_dates(
+    before: Dated, after: Dated, history: Sequence[Dated], later: Sequence[Dated] = ()
+) -> dict[str, tuple[Check, ...]]:
     """Compare how all dates were seen, each with the date after; the checks by name of the pair.
 
     Raises: InputMismatch (another sensor, rule of looks or precision, a shared item, or conditions that are refused).
     """
-    every = (before, after, *history)
+    every = (before, after, *history, *later)
     for one, other in combinations(every, 2):
         for key, where in _ALIKE.items():
             pair = [run.manifest[where].get(key) for run in (one, other)]
@@ -231,9 +242,10 @@ def check_dates(before: Dated, after: Dated, history: Sequence[Dated]) -> dict[s
                 "that do not overlap"
             )
     checks = {}
-    for run in (before, *history):
-        pair = f"{run.name} and {after.name}"
-        checks[pair] = compare_items(_used(run), _used(after))
+    for run in (before, *history, *later):
+        pair = f"{after.name} and {run.name}" if run in later else f"{run.name} and {after.name}"
+        sides = (after, run) if run in later else (run, after)
+        checks[pair] = compare_items(*map(_used, sides))
         refuse(checks[pair], pair=pair)
     return checks
 
@@ -243,6 +255,11 @@ def _numbers(delta: Delta) -> dict[str, Any]:
     return {
         "design": delta.design, "counts": delta.counts, "shift": delta.shift,
         "unchanged": None if delta.unchanged is None else asdict(delta.unchanged),
+        "years": None if delta.years is None else asdict(delta.years),
+        "blocks": None if delta.blocks is None else asdict(delta.blocks) | {"false_share": delta.blocks.false_share},
+        "later": [{"day": str(np.datetime64("1970-01-01") + int(np.nanmedian(look.days_n))), "shift": look.shift,
+                   "flagged": int((np.abs(look.signed_n) == 1).sum())} for look in delta.looks[1:]],
+        "status": None if delta.followed is None else delta.followed.counts,
         "null": None if null is None else {"shifts": null.shifts_r.tolist(), "prior": asdict(null.prior),
                                            "years": len(null.shifts_r), "tested_shift": tested.shift},
     }  # fmt: skip

@@ -7,6 +7,10 @@ test is of the date after against other years of its own season.
 
 The area of applicability gates the date before and the history. It does not gate the date after: a burn scar should
 look unlike anything before.
+
+Later dates are each judged as the date after is, by the same date before and the same history. All share the date
+before, so their flags are not independent: a second flag makes a change surer, and its false-alarm rate is not the
+square of that of one.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
-from geoelle.change import MIN_REPLICATES, Null, Tested, false_alarms, fit_null, q_values
+from geoelle.change import MIN_REPLICATES, Design, Null, Tested, false_alarms, judge, judge_by, q_values
+from geoelle.change_blocks import BlockCheck, YearCheck, check_blocks, check_years
+from geoelle.change_states import Followed, follow
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
 from geoelle.errors import AreaError, ProbeError, SpaceMismatch
@@ -27,7 +33,9 @@ from geoelle.measures import percentiles
 from geoelle.patches import keys_of
 from geoelle.probe import Probe
 
-__all__ = ["RATE", "SEASON_DAYS", "STATES", "Delta", "Design", "Scored", "Unchanged", "compare", "judge", "season_gap"]
+__all__ = [
+    "RATE", "SEASON_DAYS", "STATES", "Delta", "Design", "Look", "Scored", "Unchanged", "compare", "judge", "season_gap",
+]  # fmt: skip
 
 RATE = 0.1
 """Of the flagged cells, the share that may be false."""
@@ -40,7 +48,6 @@ STATES = ("judged", "outside", "gated", "short history", "no look before", "no l
 """`outside`: judged, but the date after is outside the area of applicability. `gated`: not judged, the date before is.
 `short history`: not judged, fewer than two earlier years have the cell (all cells, where no history is given)."""
 
-Design = Literal["none", "difference", "departure"]
 _PARTS = ("difficulty_n", "complexity_n", "inside_n", "days_n")
 
 
@@ -132,13 +139,26 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Look:
+    """A date after, tested, all float64 (n,): `signed_n` is 0 or the sign of a flagged change, NaN where not judged."""
+
+    delta_n: np.ndarray
+    days_n: np.ndarray
+    q_n: np.ndarray
+    signed_n: np.ndarray
+    shift: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Delta:
     """The change of every cell, all float64 (n,), NaN where it is not known.
 
     `sign_n` is that of the change less the shift of the whole map, -1 where the ground became easier. `rank_n` is the
     percentile of its size. `state_n` counts `STATES`. `tested`, `q_n` and `flag_n` are None without a history, and then
     there is a ranking and nothing is claimed. `shift` is the median Delta; `unchanged` is None for fewer than three
-    years that can be judged by each other.
+    years that can be judged by each other. `years` and `blocks` are the checks of the flags against other years, None
+    where years or ground are too few. With later dates `looks` are all dates after, the earliest first, and `followed`
+    what became of each cell's flag.
     """
 
     addresses: Addresses
@@ -156,6 +176,10 @@ class Delta:
     q_n: np.ndarray | None = None
     flag_n: np.ndarray | None = None
     unchanged: Unchanged | None = None
+    years: YearCheck | None = None
+    blocks: BlockCheck | None = None
+    looks: tuple[Look, ...] = ()
+    followed: Followed | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -164,49 +188,68 @@ class Delta:
         return counts if self.flag_n is None else counts | {"flagged": int(np.nansum(self.flag_n))}
 
 
-def compare(before: Scored, after: Scored, history: Sequence[Scored] = (), *, rate: float = RATE) -> Delta:
+def compare(
+    before: Scored, after: Scored, history: Sequence[Scored] = (), *, later: Sequence[Scored] = (), rate: float = RATE
+) -> Delta:
     """Compare two dates cell by cell, judged by `history`, earlier years of the season of `after`.
 
-    Cells are those of either date, by row, then column.
+    Cells are those of either date, by row, then column. `later` dates, of the season of `after` too, follow its flags.
 
     Raises: SpaceMismatch (two probes), AreaError (two lattices), ProbeError (dates in the wrong order or season, no
-    cell seen on both, or a history of one year).
+    cell seen on both, a history of one year, or later dates without a history).
     """
-    every = (before, after, *history)
+    every = (before, after, *history, *later)
     if len({table.probe for table in every}) > 1:
         raise SpaceMismatch("dates were scored by two probes; score all with one (--probe)")
     design = _design(before, after, history)
+    later = _in_order(after, later, design)
     cells = _union(before.addresses, after.addresses)
-    before, after, *history = (table.at(cells) for table in every)
+    before, after = before.at(cells), after.at(cells)
+    history, later = ([table.at(cells) for table in tables] for tables in (history, later))
+    found = _ranked(before, after, design, rate)
+    return found if design == "none" else _tested(found, before, [after, *later], history)
+
+
+def _ranked(before: Scored, after: Scored, design: Design, rate: float) -> Delta:
+    """Return Delta without a test."""
     delta_n = after.difficulty_n - before.difficulty_n
     if not np.isfinite(delta_n).any():
-        raise ProbeError(f"no cell of {len(cells)} was seen before and after; choose clearer dates, or one place")
+        raise ProbeError(f"no cell of {len(delta_n)} was seen before and after; choose clearer dates, or one place")
     shift = float(np.nanmedian(delta_n))
-    years_rn, tested, null = _years(before, after, history, design), None, None
-    if design != "none":
-        null, tested = judge(before.gated_n, after.difficulty_n, np.array([y.gated_n for y in history]), design)
-    q_n = None if tested is None else q_values(tested.p_n)
-    size_n = delta_n - shift if tested is None else tested.t_n
     complexity = None if before.complexity_n is None else after.complexity_n - before.complexity_n
     return Delta(
-        addresses=cells, delta_n=delta_n, excess_n=None if complexity is None else delta_n - complexity,
-        sign_n=np.sign(np.where(np.isfinite(size_n), size_n, delta_n - shift)), rank_n=percentiles(np.abs(size_n)),
-        state_n=_states(before, after, null), days_n2=np.stack([before.days_n, after.days_n], axis=1), shift=shift,
-        design=design, rate=rate, null=null, tested=tested, q_n=q_n,
-        flag_n=None if q_n is None else np.where(np.isnan(q_n), np.nan, q_n <= rate), unchanged=_judge(years_rn, rate),
+        addresses=before.addresses, delta_n=delta_n, excess_n=None if complexity is None else delta_n - complexity,
+        sign_n=np.sign(delta_n - shift), rank_n=percentiles(np.abs(delta_n - shift)),
+        state_n=_states(before, after, None), days_n2=np.stack([before.days_n, after.days_n], axis=1), shift=shift,
+        design=design, rate=rate,
     )  # fmt: skip
 
 
-def judge(before_n: np.ndarray, after_n: np.ndarray, history_rn: np.ndarray, design: Design) -> tuple[Null, Tested]:
-    """Test one number a cell by its history, as `design` says; NaN where the date before has none.
+def _tested(ranked: Delta, before: Scored, afters: Sequence[Scored], history: Sequence[Scored]) -> Delta:
+    """Add to Delta what its history says, and what became of its flags at later dates."""
+    design, rate = ranked.design, ranked.rate
+    null, tested = judge(before.gated_n, afters[0].difficulty_n, np.array([y.gated_n for y in history]), design)
+    q_n, size_n = q_values(tested.p_n), tested.t_n
+    years = sorted([*history, *([before] if design == "difference" else [])], key=lambda table: table.day)
+    raw_rn, gated_rn = (np.array([getattr(y, name) for y in years]) for name in ("difficulty_n", "gated_n"))
+    known_n = np.isfinite(tested.p_n)
+    looks = tuple(_look(null, before, after, design, rate) for after in afters) if len(afters) > 1 else ()
+    return replace(
+        ranked, null=null, tested=tested, q_n=q_n, flag_n=np.where(np.isnan(q_n), np.nan, q_n <= rate),
+        sign_n=np.sign(np.where(known_n, size_n, ranked.delta_n - ranked.shift)), rank_n=percentiles(np.abs(size_n)),
+        state_n=_states(before, afters[0], null), unchanged=_judge(gated_rn, rate),
+        years=check_years(np.where(known_n, raw_rn, np.nan), np.where(known_n, afters[0].difficulty_n, np.nan), rate),
+        blocks=check_blocks(raw_rn, gated_rn, tested, ranked.addresses, design=design, rate=rate), looks=looks,
+        followed=follow(*(np.array([getattr(k, n) for k in looks]) for n in ("signed_n", "days_n"))) if looks else None,
+    )  # fmt: skip
 
-    Raises: ProbeError (a history too short).
-    """
-    null = fit_null(history_rn)
-    tested = null.test(after_n, before_n if design == "difference" else None)
-    known_n = np.isfinite(before_n)
-    masked = {name: np.where(known_n, getattr(tested, name), np.nan) for name in ("t_n", "p_n", "dof_n")}
-    return null, replace(tested, **masked)
+
+def _look(null: Null, before: Scored, after: Scored, design: Design, rate: float) -> Look:
+    tested = judge_by(null, before.gated_n, after.difficulty_n, design)
+    q_n = q_values(tested.p_n)
+    signed_n = np.where(np.isnan(q_n), np.nan, np.where(q_n <= rate, np.sign(tested.t_n), 0.0))
+    return Look(delta_n=after.difficulty_n - before.difficulty_n, days_n=after.days_n, q_n=q_n, signed_n=signed_n,
+                shift=tested.shift)  # fmt: skip
 
 
 def season_gap(one: float, other: float) -> float:
@@ -248,11 +291,24 @@ def _design(before: Scored, after: Scored, history: Sequence[Scored]) -> Design:
     return "difference" if same else "departure"
 
 
-def _years(before: Scored, after: Scored, history: Sequence[Scored], design: Design) -> np.ndarray:
-    """Return the years that are judged by each other, (r, n): the history, and the date before if of its season."""
-    every = [*history, *([before] if design == "difference" else [])]
-    every.sort(key=lambda table: table.day)
-    return np.array([table.gated_n for table in every])
+def _in_order(after: Scored, later: Sequence[Scored], design: Design) -> list[Scored]:
+    """Return the later dates, the earliest first, or say why they cannot follow a change."""
+    if later and design == "none":
+        raise ProbeError("later dates are judged by the history, and none was given; give --history, or no --later")
+    later = sorted(later, key=lambda table: table.day)
+    days = [after.day, *(table.day for table in later)]
+    if np.isnan(days[1:]).any():
+        raise ProbeError("one of the later dates has no clear look, or no time; leave it out, or give arrays a time")
+    for one, other in pairwise(days):
+        if one >= other:
+            raise ProbeError(f"the later date {_date(other)} is not after {_date(one)}; give dates after, each once")
+    for day in days[1:]:
+        if season_gap(day, after.day) > SEASON_DAYS:
+            raise ProbeError(
+                f"the later date {_date(day)} is of another season than {_date(after.day)} (more than {SEASON_DAYS:g} "
+                "days of the year apart), which the history does not tell of; give the same season, of any year after"
+            )
+    return later
 
 
 def _judge(years_rn: np.ndarray, rate: float) -> Unchanged | None:

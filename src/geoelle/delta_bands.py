@@ -10,13 +10,31 @@ import xarray as xr
 from scipy import stats
 
 from geoelle.change import Null
+from geoelle.change_blocks import BlockCheck
+from geoelle.change_states import STATUSES
 from geoelle.delta import STATES, Delta
 from geoelle.probe import Probe
-from geoelle.style import Ramp
+from geoelle.style import Classes, Ramp
 
-__all__ = ["DeltaBands"]
+__all__ = ["CLASSES", "CLASS_BANDS", "DeltaBands"]
 
+CLASSES = {
+    "flagged": Classes(
+        label="flagged change", names=("not flagged", "easier", "harder"), colours=("#e6e6e6", "#2065ab", "#b1182b")
+    ),
+    "state": Classes(
+        label="state of the test", names=STATES,
+        colours=("#d9d9d9", "#fdae61", "#8073ac", "#b2abd2", "#636363", "#252525"),
+    ),
+    "status": Classes(
+        label="status of the change", names=STATUSES, colours=("#e6e6e6", "#91bfdb", "#fee090", "#d73027")
+    ),
+}  # fmt: skip
+"""What codes mean and look like; a code of `flagged` is 0, 1 for easier or 2 for harder."""
+CLASS_BANDS = ("flag", "sign", "state", "status")
+"""Bands whose values do not average."""
 _MANY = 0.25
+_DAYS = "days since 1970-01-01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +54,8 @@ class DeltaBands:
         """Return the unit of each band by its name, in the order of the bands."""
         excess = {"delta_excess": self.linear} if self.delta.excess_n is not None else {}
         tested = dict.fromkeys(("t", "p", "q", "flag"), "1") if self.delta.tested is not None else {}
-        return {"delta": self.linear, **excess, **tested, "sign": "1", "rank": "percent", "state": "1"}
+        followed = {"status": "1", "first_detected": _DAYS, "duration": "d"} if self.delta.followed is not None else {}
+        return {"delta": self.linear, **excess, **tested, "sign": "1", "rank": "percent", "state": "1", **followed}
 
     def values(self) -> dict[str, np.ndarray]:
         """Return each band, float32 (n,)."""
@@ -46,7 +65,18 @@ class DeltaBands:
             "t": None if tested is None else tested.t_n, "p": None if tested is None else tested.p_n,
             "sign": found.sign_n, "rank": found.rank_n, "state": found.state_n,
         }  # fmt: skip
+        if (seen := found.followed) is not None:
+            every |= {"status": seen.status_n, "first_detected": seen.first_n, "duration": seen.duration_n}
         return {name: np.asarray(every[name], np.float32) for name in self.units}
+
+    def codes(self) -> dict[str, np.ndarray]:
+        """Return the bands that are classes, float32 (n,), by name of `CLASSES`; NaN where a cell has none."""
+        found = self.delta
+        coded = {} if found.flag_n is None else {"flagged": found.flag_n * np.where(found.sign_n > 0, 2, 1)}
+        coded["state"] = found.state_n
+        if found.followed is not None:
+            coded["status"] = found.followed.status_n
+        return {name: np.asarray(codes_n, np.float32) for name, codes_n in coded.items()}
 
     def drawn(self) -> dict[str, np.ndarray]:
         """Return what pictures show, (n,): the change, flags with their sign, and what is outside, to be hatched."""
@@ -55,6 +85,8 @@ class DeltaBands:
         shown = {name: values for name, values in self.values().items() if name in ("delta", "delta_excess", "t")}
         if found.flag_n is not None:
             shown["flagged"] = (found.flag_n * found.sign_n).astype(np.float32)
+        if found.followed is not None:
+            shown["status"] = found.followed.status_n.astype(np.float32)
         return shown | {"applicable": np.where(outside_n, 0, 1).astype(np.float32)}
 
     def ramps(self, raster: xr.DataArray) -> dict[str, Ramp]:
@@ -76,16 +108,20 @@ class DeltaBands:
             ramps["flagged"] = Ramp(
                 name="RdBu_r", low=-1.0, high=1.0, label=f"flagged at q <= {self.delta.rate:g}: easier -1, harder 1"
             )
+        if "status" in names:
+            label = ", ".join(f"{code} {name}" for code, name in enumerate(STATUSES))
+            ramps["status"] = Ramp(name="viridis", low=0.0, high=len(STATUSES) - 1.0, label=label)
         return ramps
 
     def tags(self) -> dict[str, str]:
         """Return what the bands are, for the metadata of the file."""
-        states = ", ".join(f"{code} {name}" for code, name in enumerate(STATES))
+        states, statuses = (", ".join(f"{c} {name}" for c, name in enumerate(names)) for names in (STATES, STATUSES))
         return {
             "GEOELLE_SCALE": "delta is difficulty after less before, on the linear scale of the probe"
             + (": ln(after / before)" if self.probe.scale == "log" else ""),
             "GEOELLE_STATES": states,
             "GEOELLE_TEST": self.claim(),
+            **({} if self.delta.followed is None else {"GEOELLE_STATUSES": statuses}),
         }
 
     def claim(self) -> str:
@@ -116,6 +152,10 @@ class DeltaBands:
             told.append(self._unchanged())
         elif found.null is not None:
             told.append("Earlier years are too few to be judged by each other, so false alarms were not measured here.")
+        if found.null is not None:
+            told.append(self._beside_no_change())
+        if found.followed is not None:
+            told.append(self._followed())
         if found.flag_n is not None and (share := float(np.nanmean(found.flag_n))) > _MANY:
             told.append(
                 f"{share:.0%} of the cells are flagged. The shift of the whole map is a median: it takes most of the "
@@ -153,3 +193,42 @@ class DeltaBands:
             f"at most; between these dates {now:.2%} are flagged. In those years {found.below:.1%} of p are below "
             "0.05, where 5% are expected."
         )
+
+    def _beside_no_change(self) -> str:
+        years, blocks, told = self.delta.years, self.delta.blocks, ""
+        if years is not None:
+            told = (
+                f"Among {years.years} whole years, the date after one, a share of {years.p:.2g} has as many flags or "
+                f"more (exact; the least that can be is {1 / years.years:.2g}). "
+            )
+        if blocks is None:
+            return told + (
+                "Flags were not compared with maps without the change: that takes four earlier years, or three for "
+                "dates of two seasons, and ground as wide as two blocks."
+            )
+        return told + _blocks(blocks)
+
+    def _followed(self) -> str:
+        seen = self.delta.followed
+        told = ", ".join(f"{seen.counts[name]:,} cells {name}" for name in reversed(STATUSES[1:]))
+        shared = "one date before" if self.delta.design == "difference" else "the same earlier years"
+        return (
+            f"Followed through {len(self.delta.looks)} dates after: {told}, {seen.counts['none']:,} never flagged. All "
+            f"are compared with {shared}, so a confirmation is not independent of the first flag."
+        )
+
+
+def _blocks(found: BlockCheck) -> str:
+    """Say how the flags compare with those of maps made of earlier years."""
+    side = f"{found.blocks:,} blocks of {found.block_m / 1000:.3g} km"
+    alike = "" if np.isnan(found.range_m) else f", t being alike up to {found.range_m / 1000:.2g} km"
+    rule = (
+        f"Of {found.shuffles} maps without the change, put together of pieces of earlier years ({side}{alike}), a "
+        f"share of {found.p_flagged:.3g} has as many flagged cells, {found.p_largest:.3g} as large a cluster"
+    )
+    if not found.flagged:
+        return "No cell is flagged, so there is nothing to compare with maps without the change."
+    return (
+        f"{rule}. At the p of the flags they have {found.expected:.3g} cells on average, and {found.most:.3g} or more "
+        f"in one of twenty, against {found.flagged:,}: {found.false_share:.1%} of the flags may be false by this count."
+    )

@@ -13,6 +13,7 @@ from geoelle.options import job_of, model_options, output_options, place_options
 
 if TYPE_CHECKING:
     from geoelle.dated import Comparison
+    from geoelle.delta_plan import Windows
 
 __all__ = ["delta"]
 
@@ -29,6 +30,12 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
     multiple=True,
     metavar="N | RUN",
     help="Earlier years to judge by: how many of the window after, or with RUNS a run each. Without: no test.",
+)
+@click.option(
+    "--later",
+    multiple=True,
+    metavar="DATES | RUN",
+    help="A further look at what changed: a window of the same season after --after, or with RUNS a run. Repeat.",
 )
 @click.option(
     "--rate",
@@ -57,6 +64,7 @@ def delta(runs: tuple[Path, ...], **options: Any) -> None:
     \b
     Examples:
       geoelle delta before/ after/ --history y2018/ --history y2017/ -o change/
+      geoelle delta before/ after/ --history y2018/ --history y2017/ --later next/ -o change/
       geoelle delta --bbox 22.147,45.201,22.157,45.209 --before 2019-08 --after 2020-08 --history 4 --catalog demo -o a/
     """
     _of_runs(runs, options) if runs else _of_area(options)
@@ -72,7 +80,8 @@ def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
         raise click.UsageError(f"{', '.join(given)} are of an area, not of runs")
     history = [Dated.read(Path(path), f"history {i}") for i, path in enumerate(options["history"], start=1)]
     pair = (Dated.read(path, name) for path, name in zip(runs, ("before", "after"), strict=True))
-    found = compare_runs(*pair, history, probe=options["probe"], rate=options["rate"])
+    later = [Dated.read(Path(path), f"later {i}") for i, path in enumerate(options["later"], start=1)]
+    found = compare_runs(*pair, history, later=later, probe=options["probe"], rate=options["rate"])
     if options["dry_run"]:
         console.show(found.to_dict(), options["as_json"])
         return
@@ -82,15 +91,12 @@ def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
 
 def _of_area(options: dict[str, Any]) -> None:
     from geoelle.dated import Dated, compare_runs, fingerprint_of
-    from geoelle.delta_plan import embed_windows, plan_windows
+    from geoelle.delta_plan import embed_windows
     from geoelle.delta_product import claim
     from geoelle.plan import ASK_BYTES
     from geoelle.products import probe_for
 
-    if not options["before"] or not options["after"]:
-        raise click.UsageError("give two runs, or an area with --before and --after")
-    windows = plan_windows(job_of(options | {"dates": options["after"]}, dense=options["dense"]), options["before"],
-                           _years(options["history"]))  # fmt: skip
+    windows = _planned(options)
     probe = probe_for(windows.plans["after"], options["probe"])
     if options["dry_run"]:
         console.show(windows.to_dict(), options["as_json"])
@@ -101,13 +107,27 @@ def _of_area(options: dict[str, Any]) -> None:
             "add --yes to go on, or make --bbox smaller"
         )
     out, overwrite = options["out"], options["overwrite"]
-    name = fingerprint_of([plan.fingerprint for plan in windows.plans.values()], probe, options["rate"])
-    claim(out, name, overwrite=overwrite)
+    runs, later = ([windows.plans[name].fingerprint for name in names] for names in windows.names)
+    claim(out, fingerprint_of(runs, probe, options["rate"], later), overwrite=overwrite)
     with console.progress(options["as_json"]) as report:
         folders = embed_windows(windows, out, probe, overwrite=overwrite, progress=report)
-    before, after, *history = (Dated.read(path, name) for name, path in folders.items())
-    found = compare_runs(before, after, history, probe=options["probe"], rate=options["rate"], notes=windows.notes)
+    (before, after, *history), later = ([Dated.read(folders[n], n) for n in names] for names in windows.names)
+    found = compare_runs(
+        before, after, history, later=later, probe=options["probe"], rate=options["rate"], notes=windows.notes
+    )
     _write(found, options)
+
+
+def _planned(options: dict[str, Any]) -> Windows:
+    """Plan all windows, with the untrained twin beside where a probe of it ships: it adds no reading."""
+    from geoelle.delta_plan import plan_windows
+    from geoelle.shipped import ships_twin
+
+    if not options["before"] or not options["after"]:
+        raise click.UsageError("give two runs, or an area with --before and --after")
+    twins = int(not options["dense"] and options["weights"] is None and ships_twin(options["model"]))
+    job = job_of(options | {"dates": options["after"]}, dense=options["dense"], twins=twins)
+    return plan_windows(job, options["before"], _years(options["history"]), options["later"])
 
 
 def _years(given: tuple[str, ...]) -> int:

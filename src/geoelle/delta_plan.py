@@ -1,6 +1,6 @@
 """Make the runs that a change is read from: before, after and earlier years, each a run of its own in one directory.
 
-    out/  before/  after/  history-1/  history-2/ ...
+    out/  before/  after/  history-1/  history-2/ ...  later-1/ ...
 
 Every run is resumed as any other is. A history is the window after, so many years earlier: the change is judged in the
 season in which it is seen.
@@ -8,15 +8,16 @@ season in which it is seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 from geoelle.area import Area
 from geoelle.change import MIN_REPLICATES
+from geoelle.delta import SEASON_DAYS, season_gap
 from geoelle.errors import AreaError, CatalogError, FormatError, NoItems, ProbeError
 from geoelle.plan import Job, Plan, make_plan
 from geoelle.probe import Probe
@@ -27,10 +28,16 @@ __all__ = ["Windows", "embed_windows", "plan_windows"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """The plans of all runs by name, before and after first, and what was left out."""
+    """The plans of all runs by name, before and after first, later windows last, and what was left out."""
 
     plans: dict[str, Plan]
     notes: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Return the names of before, after and the history, and those of later windows."""
+        later = [name for name in self.plans if name.startswith("later-")]
+        return [name for name in self.plans if name not in later], later
 
     @property
     def bytes(self) -> int:
@@ -46,17 +53,21 @@ class Windows:
         }
 
 
-def plan_windows(job: Job, before: str, years: int) -> Windows:
+def plan_windows(job: Job, before: str, years: int, later: Sequence[str] = ()) -> Windows:
     """Plan the window of the job as the date after, `before` of the same ground, and earlier years of the window after.
 
-    These end before the window before begins. A year without an item is left out, and said.
+    These end before the window before begins. A year without an item is left out, and said. Windows `later` follow the
+    window after.
 
-    Raises: AreaError (windows that overlap), NoItems (before or after), ProbeError (fewer than two years are left),
-    CatalogError, ModelError.
+    Raises: AreaError (windows that overlap, or of two seasons), NoItems (before, after or later), ProbeError (fewer
+    than two years are left, or later windows without any), CatalogError, ModelError.
     """
     after = job.area
     ground = {"polygon": after.polygon} if after.polygon is not None else {"bbox": after.bbox}
     first = Area.parse(**ground, dates=before)
+    further = _in_order(after, [Area.parse(**ground, dates=dates) for dates in later])
+    if further and not years:
+        raise ProbeError("later windows are judged by the history, and none was asked for; give --history")
     if first.end >= after.start:
         raise AreaError(
             f"the windows overlap, or are in the wrong order ({first.dates}, {after.dates}); --before ends first"
@@ -76,6 +87,7 @@ def plan_windows(job: Job, before: str, years: int) -> Windows:
             f"of {years} earlier years {left} can be used ({'; '.join(notes)}); give a longer --history, or none for a "
             "ranking without p-values"
         )
+    plans |= {name: _plan(name, job, area) for name, area in further.items()}
     return Windows(plans=plans, notes=tuple(notes))
 
 
@@ -97,6 +109,25 @@ def embed_windows(
         told = {"probe": {"digest": probe.digest, "space": dict(probe.space)}} if plan.job.dense else {}
         finish(outcome, plan, [], told)
     return made
+
+
+def _in_order(after: Area, later: list[Area]) -> dict[str, Area]:
+    """Name the later windows by their order, or say why they do not follow the window after."""
+    later.sort(key=lambda area: area.start)
+    for one, other in pairwise((after, *later)):
+        if other.start <= one.end:
+            raise AreaError(
+                f"the windows overlap, or one of --later is before --after ({one.dates}, {other.dates}); --later "
+                "begins where the window before it has ended"
+            )
+    for area in later:
+        middles = [(a.start + (a.end - a.start) / 2).timestamp() / 86_400 for a in (after, area)]
+        if season_gap(*middles) > SEASON_DAYS:
+            raise AreaError(
+                f"--later {area.dates} is of another season than {after.dates} (more than {SEASON_DAYS:g} days of the "
+                "year apart), which the history does not tell of; give the same season, of any year after"
+            )
+    return {f"later-{number}": area for number, area in enumerate(later, start=1)}
 
 
 def _plan(name: str, job: Job, area: Area) -> Plan:

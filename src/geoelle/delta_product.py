@@ -1,7 +1,7 @@
 """Write a change of finished runs: rasters, style, alerts, picture, page, item, and last the manifest.
 
-    out/  plan.json  delta.tif  delta.zarr  delta.qml  delta.png  alerts.parquet  alerts.geojson  report.html  item.json
-          run.json
+    out/  plan.json  delta.tif  delta.zarr  delta.qml  delta.png  delta_flagged.tif  delta_flagged.qml
+          delta_state.tif ...  alerts.parquet  alerts.geojson  report.html  item.json  run.json
 
 `plan.json` is written first and names the comparison by its fingerprint; `run.json` is written last. One raster a zone.
 """
@@ -23,8 +23,9 @@ import xarray as xr
 
 from geoelle.alert_pictures import alert_pictures
 from geoelle.alerts import alerts_of, join_alerts, to_geojson
+from geoelle.class_raster import write_class_cog
 from geoelle.dated import Comparison, Dated
-from geoelle.delta_bands import DeltaBands
+from geoelle.delta_bands import CLASS_BANDS, CLASSES, DeltaBands
 from geoelle.detection import Detection, blocks_of, detect, read_truth
 from geoelle.errors import GeoelleError
 from geoelle.files import sha256, write_bytes
@@ -35,7 +36,7 @@ from geoelle.products import COG, ZARR, scene_of
 from geoelle.quicklook import CREDIT, MapText
 from geoelle.raster import geobox_of, paint, write_cog, write_zarr
 from geoelle.report import GalleryFacts, Picture, change_report, map_pictures
-from geoelle.style import write_qml
+from geoelle.style import write_class_qml, write_qml
 from geoelle.thumbnails import Imagery
 
 __all__ = ["DeltaProduct", "claim", "write_delta"]
@@ -43,7 +44,7 @@ __all__ = ["DeltaProduct", "claim", "write_delta"]
 _FORMAT = "geoelle-delta", 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRODUCT = re.compile(
-    r"((delta|report|item)(_\d+)?|alerts)\.(tif|tif\.aux\.xml|zarr|qml|png|html|json|parquet|geojson)"
+    r"((delta|report|item)(_\d+)?(_(flagged|state|status))?|alerts)\.(tif|tif\.aux\.xml|zarr|qml|png|html|json|parquet|geojson)"
 )
 _TEMPORARY = ".*.tmp"
 
@@ -98,7 +99,8 @@ def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> 
     files: list[Path] = []
     alerts = []
     for lattice, delta in found.zones.items():
-        alerts.append(alerts_of(delta, items_before=found.before.item_ids, items_after=found.after.item_ids))
+        seen = [name for run in (found.after, *found.later) for name in run.item_ids]
+        alerts.append(alerts_of(delta, items_before=found.before.item_ids, items_after=seen))
         sides = [(_imagery(run), list(run.chips.values())) for run in (found.before, found.after)]
         sheets = alert_pictures(alerts[-1], sides, credit=_credit(found))
         bands = DeltaBands(delta=delta, probe=found.probe)
@@ -131,8 +133,9 @@ def _write_zone(
     texts = {"descriptions": tuple(bands.units), "units": units, "tags": _tags(found, bands), "overwrite": True}
     pictures = _pictures(found, bands, lattice, shown)
     written = [
-        ("delta", write_cog(raster, stem.with_suffix(".tif"), **texts), COG, "data", "Change map"),
-        ("zarr", write_zarr(raster, stem.with_suffix(".zarr"), **texts), ZARR, "data", "The same map as Zarr"),
+        ("delta", write_cog(raster, stem.with_suffix(".tif"), classes=CLASS_BANDS, **texts), COG, "data", "Change map"),
+        ("zarr", write_zarr(raster, stem.with_suffix(".zarr"), classes=CLASS_BANDS, **texts), ZARR, "data",
+         "The same map as Zarr"),
         ("style", write_qml(stem.with_suffix(".qml"), ramps["delta"], overwrite=True), "application/xml", "metadata",
          "QGIS style"),
         ("overview", write_bytes(stem.with_suffix(".png"), pictures[0].png, overwrite=True), "image/png", "overview",
@@ -145,6 +148,7 @@ def _write_zone(
         OutputFile(key=key, path=path, media_type=kind, roles=(role,), title=title, is_raster=role == "data")
         for key, path, kind, role, title in written
     ]
+    files += _write_classes(found, bands, stem)
     start, end = (_EPOCH + timedelta(days=int(d)) for d in (np.nanmin(delta.days_n2), np.nanmax(delta.days_n2)))
     item = write_item(
         stem.with_name(stem.name.replace("delta", "item") + ".json"),
@@ -154,6 +158,24 @@ def _write_zone(
         overwrite=True,
     )  # fmt: skip
     return [*(file.path for file in files), item]
+
+
+def _write_classes(found: Comparison, bands: DeltaBands, stem: Path) -> list[OutputFile]:
+    """Write each band of classes as a raster of its own, for QGIS to open with names and colours."""
+    codes, files = bands.codes(), []
+    raster, tags = paint(bands.delta.addresses, codes), _tags(found, bands)
+    for name in codes:
+        classes, path = CLASSES[name], stem.with_name(f"{stem.name}_{name}.tif")
+        write_class_cog(raster, path, band=name, classes=classes, tags=tags, overwrite=True)
+        style = write_class_qml(path.with_suffix(".qml"), classes, overwrite=True)
+        named = tuple(zip(classes.names, classes.colours, strict=True))
+        title = classes.label.capitalize()
+        files += [
+            OutputFile(key=name, path=path, media_type=COG, roles=("data",), title=title, classes=named),
+            OutputFile(key=f"{name}-style", path=style, media_type="application/xml", roles=("metadata",),
+                       title=f"QGIS style of {name}"),
+        ]  # fmt: skip
+    return files
 
 
 _Scored = tuple[float, tuple[Detection, ...]] | None
@@ -223,7 +245,7 @@ def _facts(
         for name, run in [
             ("Before", found.before),
             ("After", found.after),
-            *((run.name.capitalize(), run) for run in found.history),
+            *((run.name.capitalize(), run) for run in (*found.history, *found.later)),
         ]
     }
     unknown = sorted({c.what for checks in found.checks.values() for c in checks if c.verdict == "not recorded"})
@@ -254,8 +276,10 @@ def _tags(found: Comparison, bands: DeltaBands) -> dict[str, str]:
         "GEOELLE_BEFORE": f"{_when(found.before)}: {' '.join(found.before.item_ids)}",
         "GEOELLE_AFTER": f"{_when(found.after)}: {' '.join(found.after.item_ids)}",
         "GEOELLE_HISTORY": "; ".join(f"{_when(run)}: {' '.join(run.item_ids)}" for run in found.history) or "none",
+        **({} if not found.later else {"GEOELLE_LATER": "; ".join(f"{_when(run)}: {' '.join(run.item_ids)}"
+                                                                  for run in found.later)}),
         "COPYRIGHT": _credit(found),
-    }
+    }  # fmt: skip
 
 
 def _when(run: Dated) -> str:

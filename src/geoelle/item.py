@@ -26,9 +26,11 @@ from shapely.geometry.polygon import orient
 from geoelle.errors import FormatError
 from geoelle.files import check_free, sha256, write_bytes
 from geoelle.raster import BandStatistics, geobox_of
+from geoelle.style import CLASS_NODATA
 
 __all__ = ["ItemFacts", "OutputFile", "SourceItem", "strip_url", "write_item"]
 
+CLASSIFICATION_EXTENSION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 RASTER_EXTENSION = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
 
 _MULTIHASH_SHA256 = "1220"  # function code and length in bytes, as the file extension wants before the digest
@@ -38,7 +40,10 @@ _DEGREES = 1e-7  # precision of the footprint, about a centimetre
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
-    """Name one file or Zarr directory of the output; `is_raster`: it holds the bands of the raster."""
+    """Name one file or Zarr directory of the output; `is_raster`: it holds the bands of the raster.
+
+    `classes` are the names and the colours ("#rrggbb") of the codes of a raster of classes, uint8.
+    """
 
     key: str
     path: Path
@@ -46,6 +51,7 @@ class OutputFile:
     roles: tuple[str, ...]
     title: str
     is_raster: bool = False
+    classes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +108,14 @@ def write_item(
     """
     path = check_free(path, overwrite=overwrite)
     item = _outline(facts, geobox_of(raster))
+    if any(file.classes for file in files):
+        item.stac_extensions.append(CLASSIFICATION_EXTENSION)
     for file in files:
         item.add_asset(file.key, _asset(file, path.parent))
         if file.is_raster:
             item.assets[file.key].extra_fields |= _raster_fields(raster, facts)
+        if file.classes:
+            item.assets[file.key].extra_fields |= _class_fields(file.classes)
         if file.path.is_file():
             checksum = _MULTIHASH_SHA256 + sha256(file.path)
             fields = FileExtension.ext(item.assets[file.key], add_if_missing=True)
@@ -147,9 +157,7 @@ def _asset(file: OutputFile, directory: Path) -> pystac.Asset:
         raise FormatError(f"no file {file.path} for asset {file.key} of the item; write it first")
     href = os.path.relpath(file.path.resolve(), directory.resolve())
     if href.startswith(os.pardir):
-        raise FormatError(
-            f"asset {file.key} ({file.path}) lies outside {directory}; write the item beside it"
-        )
+        raise FormatError(f"asset {file.key} ({file.path}) lies outside {directory}; write the item beside it")
     return pystac.Asset(
         href=f"./{Path(href).as_posix()}",
         title=file.title,
@@ -176,6 +184,14 @@ def _raster_fields(raster: xr.DataArray, facts: ItemFacts) -> dict[str, object]:
         "raster:spatial_resolution": abs(geobox_of(raster).resolution.x),
         "bands": bands,
     }
+
+
+def _class_fields(classes: Sequence[tuple[str, str]]) -> dict[str, object]:
+    every = [
+        {"value": code, "name": name.replace(" ", "-"), "title": name, "color_hint": colour.removeprefix("#").upper()}
+        for code, (name, colour) in enumerate(classes)
+    ]
+    return {"data_type": "uint8", "nodata": CLASS_NODATA, "classification:classes": every}
 
 
 def _source_link(source: str, href: str, directory: Path) -> pystac.Link:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -51,6 +53,7 @@ _COG = {
     "BIGTIFF": "IF_SAFER",
     "NUM_THREADS": "ALL_CPUS",  # tiles are written in order: the bytes do not depend on it
 }
+_OURS = "FORCE_USE_EXISTING"
 _CONVENTION_SCHEMA = "https://raw.githubusercontent.com/zarr-conventions"
 _CONVENTION_SPEC = "https://github.com/zarr-conventions"
 _CONVENTIONS = (  # name, repository under github.com/zarr-conventions, uuid; read by GDAL from 3.13 on
@@ -120,8 +123,7 @@ def geobox_of(raster: xr.DataArray) -> GeoBox:
     box = ODCExtensionDa(raster).geobox if raster.dims == ("band", "y", "x") else None
     if box is None or box.crs is None or "band" not in raster.coords or raster.dtype != np.float32:
         raise FormatError(
-            f"raster has dims {raster.dims} of {raster.dtype}; "
-            "give float32 (band, y, x) with a CRS, as `paint` makes"
+            f"raster has dims {raster.dims} of {raster.dtype}; give float32 (band, y, x) with a CRS, as `paint` makes"
         )
     if not box.axis_aligned or box.affine.e >= 0:
         raise FormatError(f"raster is not north-up ({tuple(box.affine)[:6]}); reproject it first")
@@ -130,12 +132,13 @@ def geobox_of(raster: xr.DataArray) -> GeoBox:
 
 def write_cog(
     raster: xr.DataArray, path: str | Path, *, descriptions: Sequence[str], units: Sequence[str],
-    tags: Mapping[str, str], overwrite: bool = False,
+    tags: Mapping[str, str], classes: Sequence[str] = (), overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write a Cloud Optimized GeoTIFF: float32, NaN nodata, overviews, statistics and provenance inside.
 
-    `descriptions` and `units` are in band order; `tags` are the file's own metadata. The same input gives the
-    same bytes. A stale `.aux.xml` of an older file of that name is removed: it would shadow the statistics.
+    `descriptions` and `units` are in band order; `tags` are the file's own metadata. Overviews are means, of the bands
+    named in `classes` the commonest value. The same input gives the same bytes. A stale `.aux.xml` of an older file of
+    that name is removed: it would shadow the statistics.
 
     Raises:
         FormatError: not a raster, or not one description and unit a band.
@@ -145,7 +148,8 @@ def write_cog(
     box = geobox_of(raster)
     _check_texts(raster, descriptions, units)
     count, height, width = raster.shape
-    with rasterio.Env(GDAL_PAM_ENABLED="NO"), MemoryFile() as draft, MemoryFile(ext=".tif") as final:
+    with rasterio.Env(GDAL_PAM_ENABLED="NO"), ExitStack() as files, MemoryFile(ext=".tif") as final:
+        draft = files.enter_context(MemoryFile(ext=".tif"))
         with draft.open(
             count=count, height=height, width=width, crs=box.crs.to_wkt(), transform=box.affine, **_DRAFT
         ) as sink:
@@ -155,8 +159,10 @@ def write_cog(
                 sink.set_band_description(i + 1, descriptions[i])
                 sink.set_band_unit(i + 1, units[i])
                 sink.update_tags(i + 1, **BandStatistics.of(raster.values[i]).tags())
-        with draft.open() as source:
-            rasterio_shutil.copy(source, final.name, driver="COG", **_COG)
+        source, how = draft, _COG
+        if classes:
+            source, how = _with_overviews(draft, _pyramid(raster, classes)[1:], files), _COG | {"OVERVIEWS": _OURS}
+        rasterio_shutil.copy(source.name, final.name, driver="COG", **how)
         write_bytes(path, final.read(), overwrite=overwrite)
     path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)
     return path
@@ -164,13 +170,14 @@ def write_cog(
 
 def write_zarr(
     raster: xr.DataArray, path: str | Path, *, descriptions: Sequence[str], units: Sequence[str],
-    tags: Mapping[str, str], overwrite: bool = False,
+    tags: Mapping[str, str], classes: Sequence[str] = (), overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write an unsharded Zarr v3 hierarchy: groups "0", "1", ... halve the grid, one (y, x) array a band.
 
     Every level follows CF with a `spatial_ref` grid mapping and opens by `xr.open_zarr(path, group="0")`; the
     root carries `tags` and the `multiscales`, `proj:` and `spatial:` conventions. Means over the finite cells
-    make the levels, down to one chunk. Metadata is consolidated in the root and in each level.
+    make the levels, down to one chunk; of the bands named in `classes` the commonest value. Metadata is consolidated
+    in the root and in each level.
 
     Raises:
         FormatError: not a raster, not one description and unit a band, or a band named like a coordinate.
@@ -178,9 +185,7 @@ def write_zarr(
     """
     box = geobox_of(raster)
     _check_texts(raster, descriptions, units)
-    levels = [raster]
-    while max(levels[-1].shape[1:]) > TILE_PX:
-        levels.append(_halve(levels[-1]))
+    levels = _pyramid(raster, classes)
     with fresh_directory(path, overwrite=overwrite) as store:
         zarr.open_group(store, mode="w", zarr_format=3, attributes=_root_attributes(box, levels, tags))
         for i, level in enumerate(levels):
@@ -205,9 +210,7 @@ def _check_values(addresses: Addresses, values: Mapping[str, np.ndarray]) -> Non
                 f"{len(addresses)} addresses"
             )
         if np.isinf(column).any():
-            raise FormatError(
-                f"painting failed for layer {name} (infinite values); mark missing ones with NaN"
-            )
+            raise FormatError(f"painting failed for layer {name} (infinite values); mark missing ones with NaN")
 
 
 def _check_texts(raster: xr.DataArray, descriptions: Sequence[str], units: Sequence[str]) -> None:
@@ -223,17 +226,59 @@ def _wrap(grid: np.ndarray, names: Sequence[str], box: GeoBox) -> xr.DataArray:
     return raster
 
 
-def _halve(raster: xr.DataArray) -> xr.DataArray:
-    """Average 2 x 2 finite cells; odd edges are padded with NaN, so the north-west corner stays."""
+def _pyramid(raster: xr.DataArray, classes: Sequence[str]) -> list[xr.DataArray]:
+    """Return the raster and its halves, down to one block."""
+    levels = [raster]
+    while max(levels[-1].shape[1:]) > TILE_PX:
+        levels.append(_halve(levels[-1], classes))
+    return levels
+
+
+def _with_overviews(draft: MemoryFile, levels: Sequence[xr.DataArray], files: ExitStack) -> MemoryFile:
+    """Return a virtual raster of a draft whose overviews are these levels: GDAL makes all bands in one way."""
+    virtual = files.enter_context(MemoryFile(ext=".vrt"))
+    rasterio_shutil.copy(draft.name, virtual.name, driver="VRT")
+    tree = ElementTree.fromstring(virtual.read())
+    for level in levels:
+        box, (count, height, width) = geobox_of(level), level.shape
+        half = files.enter_context(MemoryFile(ext=".tif"))
+        with half.open(
+            count=count, height=height, width=width, crs=box.crs.to_wkt(), transform=box.affine, **_DRAFT
+        ) as sink:
+            sink.write(level.values)
+        for i, band in enumerate(tree.findall("VRTRasterBand"), start=1):
+            overview = ElementTree.SubElement(band, "Overview")
+            ElementTree.SubElement(overview, "SourceFilename", relativeToVRT="0").text = half.name
+            ElementTree.SubElement(overview, "SourceBand").text = str(i)
+    return files.enter_context(MemoryFile(ElementTree.tostring(tree), ext=".vrt"))
+
+
+def _halve(raster: xr.DataArray, classes: Sequence[str]) -> xr.DataArray:
+    """Average 2 x 2 finite cells, or take the commonest; odd edges are padded with NaN: the north-west corner stays.
+
+    Of classes that are as common the highest code is taken, so that a flag is not lost sooner than the lack of one.
+    """
     box, (count, height, width) = geobox_of(raster), raster.shape
     padded = np.pad(raster.values, ((0, 0), (0, height % 2), (0, width % 2)), constant_values=np.nan)
     quads = padded.reshape(count, (height + 1) // 2, 2, (width + 1) // 2, 2).astype(np.float64)
     n = np.isfinite(quads).sum(axis=(2, 4))
     total = np.nansum(quads, axis=(2, 4))
     mean = np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
+    for i in np.flatnonzero(np.isin(raster["band"].values, list(classes))):
+        mean[i] = _commonest(quads[i].transpose(0, 2, 1, 3).reshape(*mean.shape[1:], 4))
     a = box.affine
     wider = GeoBox(mean.shape[1:], Affine(2 * a.a, 0, a.c, 0, 2 * a.e, a.f), box.crs)
     return _wrap(mean.astype(np.float32), raster["band"].values.tolist(), wider)
+
+
+def _commonest(codes_yx4: np.ndarray) -> np.ndarray:
+    """Return the commonest finite code of each four, NaN where none is finite."""
+    found_yx, most_yx = np.full(codes_yx4.shape[:2], np.nan), np.zeros(codes_yx4.shape[:2], int)
+    for code in np.unique(codes_yx4[np.isfinite(codes_yx4)]):
+        count_yx = (codes_yx4 == code).sum(axis=2)
+        wins_yx = (count_yx > 0) & (count_yx >= most_yx)
+        found_yx[wins_yx], most_yx[wins_yx] = code, count_yx[wins_yx]
+    return found_yx
 
 
 def _dataset(raster: xr.DataArray, descriptions: Sequence[str], units: Sequence[str]) -> xr.Dataset:
@@ -250,9 +295,7 @@ def _dataset(raster: xr.DataArray, descriptions: Sequence[str], units: Sequence[
     return xr.Dataset(layers, coords=coords, attrs={"Conventions": "CF-1.11"})
 
 
-def _root_attributes(
-    box: GeoBox, levels: Sequence[xr.DataArray], tags: Mapping[str, str]
-) -> dict[str, object]:
+def _root_attributes(box: GeoBox, levels: Sequence[xr.DataArray], tags: Mapping[str, str]) -> dict[str, object]:
     layout = [_level_entry(i, geobox_of(level)) for i, level in enumerate(levels)]
     conventions = [
         {

@@ -1,4 +1,4 @@
-"""Colour a band: `Ramp` for maps and legends, and the QGIS style file that carries it.
+"""Colour a band: `Ramp` for maps and legends, `Classes` for codes, and the QGIS style files that carry them.
 
 The stops are samples of matplotlib's perceptually uniform `cividis`, `magma` and `viridis` and of
 ColorBrewer's diverging `RdBu`, linear in sRGB between stops, so that a COG in QGIS, a quicklook and a report
@@ -16,7 +16,7 @@ import numpy as np
 from geoelle.errors import FormatError
 from geoelle.files import write_bytes
 
-__all__ = ["DIVERGING", "SEQUENTIAL", "Ramp", "write_qml"]
+__all__ = ["CLASS_NODATA", "DIVERGING", "SEQUENTIAL", "Classes", "Ramp", "write_class_qml", "write_qml"]
 
 SEQUENTIAL = {
     "cividis": "00224e 083370 35456c 4f576c 666970 7d7c78 948e77 aea371 c8b866 e5cf52 fee838",
@@ -25,6 +25,8 @@ SEQUENTIAL = {
 }
 DIVERGING = {"RdBu_r": "053061 2065ab 4393c3 90c4dd d1e5f0 f7f6f6 fddbc7 f3a481 d6604d b1182b 67001f"}
 
+CLASS_NODATA = 255
+"""The code of a cell that has no class."""
 _PERCENTILES = (2.0, 98.0)
 _DIGITS = 3
 _QML = """\
@@ -76,6 +78,56 @@ minimumLabel="" maximumLabel="" prefix="" suffix={suffix}>
   <blendMode>0</blendMode>
 </qgis>
 """
+_CLASS_QML = """\
+<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22.0" styleCategories="Symbology">
+  <pipe>
+    <provider>
+      <resampling enabled="false" zoomedInResamplingMethod="nearestNeighbour" \
+zoomedOutResamplingMethod="nearestNeighbour" maxOversampling="2"/>
+    </provider>
+    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">
+      <rasterTransparency/>
+      <minMaxOrigin>
+        <limits>None</limits>
+        <extent>WholeRaster</extent>
+        <statAccuracy>Exact</statAccuracy>
+      </minMaxOrigin>
+      <colorPalette>
+{entries}
+      </colorPalette>
+    </rasterrenderer>
+    <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
+    <huesaturation saturation="0" grayscaleMode="0" colorizeOn="0"/>
+    <rasterresampler maxOversampling="2"/>
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classes:
+    """Name and colour the codes 0, 1, ... of a band; colours are "#rrggbb".
+
+    Raises:
+        FormatError: not one colour a name.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.colours):
+            raise FormatError(
+                f"{self.label} has {len(self.names)} classes and {len(self.colours)} colours; give one each"
+            )
+
+    @property
+    def rgb(self) -> tuple[tuple[int, int, int], ...]:
+        """Return red, green and blue of each code, 0-255."""
+        return tuple(tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in self.colours)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +151,7 @@ class Ramp:
             known = ", ".join([*SEQUENTIAL, *DIVERGING])
             raise FormatError(f"no colour ramp is called {self.name!r} for {self.label}; use one of {known}")
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
-            raise FormatError(
-                f"limits of the ramp of {self.label} are {self.low} to {self.high}; give low < high"
-            )
+            raise FormatError(f"limits of the ramp of {self.label} are {self.low} to {self.high}; give low < high")
 
     @classmethod
     def sequential(cls, values: np.ndarray, *, label: str, unit: str = "", name: str = "magma") -> Ramp:
@@ -167,6 +217,19 @@ def write_qml(path: str | Path, ramp: Ramp, *, band: int = 1, overwrite: bool = 
         first=rgba[0], last=rgba[-1], middle=middle,
     )  # fmt: skip
     return write_bytes(path, text.encode(), overwrite=overwrite)
+
+
+def write_class_qml(path: str | Path, classes: Classes, *, overwrite: bool = False) -> Path:
+    """Write a QGIS layer style that paints the codes of band 1 as classes with names, nodata transparent.
+
+    Raises:
+        GeoelleError: the file exists and `overwrite` is false, or cannot be written.
+    """
+    entries = "\n".join(
+        f'        <paletteEntry value="{code}" color="{colour}" alpha="255" label={quoteattr(name)}/>'
+        for code, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True))
+    )
+    return write_bytes(path, _CLASS_QML.format(entries=entries).encode(), overwrite=overwrite)
 
 
 def _rgba(colour: str) -> str:

@@ -1,4 +1,4 @@
-"""The QGIS of the system opens a difficulty COG styled, as a user would see it."""
+"""The QGIS of the system opens a difficulty COG, a change and its classes styled, as a user would see them."""
 
 import json
 import subprocess
@@ -8,9 +8,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from geoelle.class_raster import write_class_cog
+from geoelle.delta_bands import CLASSES
 from geoelle.lattice import Addresses, Lattice
 from geoelle.raster import paint, write_cog
-from geoelle.style import Ramp, write_qml
+from geoelle.style import Ramp, write_class_qml, write_qml
 
 PYTHON = "/usr/bin/python3"
 SCRIPT = Path(__file__).parents[2] / "scripts" / "qgis_check.py"
@@ -89,9 +91,7 @@ def test_each_failure_is_one_clear_line(cog: Path, tmp_path: Path) -> None:
 def test_missing_qgis_is_said_with_the_command_to_install_it(tmp_path: Path) -> None:
     if not Path(PYTHON).exists():
         pytest.skip(f"{PYTHON} not present; apt-get install python3 to run")
-    done = subprocess.run(
-        [PYTHON, "-I", "-S", str(SCRIPT), "a.tif"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([PYTHON, "-I", "-S", str(SCRIPT), "a.tif"], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "apt-get install qgis python3-qgis" in done.stderr
 
@@ -110,3 +110,38 @@ def test_qgis_shows_a_small_change_centred_on_zero(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     low, high = json.loads(done.stdout)["ramp"]["limits"]
     assert low == -high < 0
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Flags of 20 x 30 cells, a corner without a class."""
+    rows, cols = np.divmod(np.arange(600), 30)
+    lattice = Lattice(epsg=32634, gsd_m=10, size_px=32, stride_px=16)
+    addresses = Addresses(lattice=lattice, rows=rows - 31300, cols=cols + 3200)
+    codes = np.where(rows < 5, 1.0, np.where(cols > 20, 2.0, 0.0))
+    codes[(rows > 15) & (cols < 5)] = np.nan
+    path = tmp_path / "delta_flagged.tif"
+    write_class_cog(paint(addresses, {"flagged": codes}), path, band="flagged", classes=CLASSES["flagged"], tags={})
+    write_class_qml(path.with_suffix(".qml"), CLASSES["flagged"])
+    return path
+
+
+def test_qgis_shows_flags_as_classes_with_names_and_colours(classes: Path) -> None:
+    done = run(classes, "--epsg", 32634, "--bands", "flagged change")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["renderer"] == "paletted" and summary["pixels"] == {"nodata": 20, "painted": 580}
+    assert [(c["value"], c["label"], c["colour"]) for c in summary["classes"]] == [
+        (0, "not flagged", "#e6e6e6"), (1, "easier", "#2065ab"), (2, "harder", "#b1182b"),
+    ]  # fmt: skip
+
+
+def test_classes_that_are_not_as_the_style_says_are_one_clear_line(classes: Path) -> None:
+    style = classes.with_suffix(".qml")
+    text = style.read_text()
+    style.write_text(text.replace("#2065ab", "#2065ac"))
+    assert "the colour table inside the file has" in run(classes).stderr
+    style.write_text("\n".join(line for line in text.splitlines() if 'label="harder"' not in line))
+    assert "[2], which are no classes" in run(classes).stderr
+    style.unlink()
+    assert "its classes have no names" in run(classes).stderr

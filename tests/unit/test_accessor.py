@@ -21,6 +21,7 @@ from odc.geo.xr import ODCExtensionDa, xr_coords
 import geoelle.accessor  # noqa: F401 - registers .elle
 from geoelle.applicability import Reach
 from geoelle.area import Addresses, Area, Lattice
+from geoelle.change_states import STATUSES
 from geoelle.complexity import feature_names
 from geoelle.embed import space_of
 from geoelle.embeddings import Embeddings
@@ -365,6 +366,14 @@ def test_delta_with_a_history_is_tested(nano: Model, probe: Probe) -> None:
     found = dated_scene(2024, flat=True).elle.delta(dated_scene(2023), years, probe=probe, model=nano, stride_px=8)
     assert {"t", "p", "q", "flag"} < set(found["band"].values.tolist())
     assert np.nansum(found.sel(band="flag")) > 0
+    later = dated_scene(2024, flat=True).elle.delta(
+        dated_scene(2023), years, probe=probe, model=nano, stride_px=8, later=[dated_scene(2025, flat=True)]
+    )
+    np.testing.assert_array_equal(later.sel(band="flag"), found.sel(band="flag"))
+    assert later["band"].values.tolist()[-3:] == ["status", "first_detected", "duration"]
+    flagged = found.sel(band="flag").values == 1
+    assert (later.sel(band="status").values[flagged] == STATUSES.index("confirmed")).mean() > 0.5
+    assert later.attrs["GEOELLE_STATUSES"].startswith("0 none")
     with pytest.raises(ProbeError, match="no time"):
         dated_scene(2024).elle.delta(dated_scene(2023), [year.drop_vars("time") for year in years], probe, nano)
     with pytest.raises(AreaError, match="two lattices"):

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from geoelle import delta as module
+from geoelle.change_blocks import check_blocks
+from geoelle.change_states import STATUSES
 from geoelle.delta import STATES, Scored, compare, season_gap
 from geoelle.errors import AreaError, ProbeError, SpaceMismatch
 from geoelle.lattice import Addresses, Lattice
@@ -15,6 +18,12 @@ CELLS = SIDE * SIDE
 LATTICE = Lattice(epsg=32631, gsd_m=10, size_px=32, stride_px=16)
 MESH = Addresses(lattice=LATTICE, rows=np.repeat(np.arange(SIDE), SIDE), cols=np.tile(np.arange(SIDE), SIDE))
 YEAR = 365.2425
+
+
+@pytest.fixture(autouse=True)
+def no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the check against maps of blocks: it takes longest, and has tests of its own."""
+    monkeypatch.setattr(module, "check_blocks", lambda *_, **__: None)
 
 
 class World:
@@ -165,3 +174,85 @@ def test_two_lattices_are_refused() -> None:
 def test_days_of_the_year_are_counted_over_new_year() -> None:
     assert season_gap(0, 10 * YEAR + 5) == pytest.approx(5)
     assert season_gap(3, YEAR - 4) == pytest.approx(7)
+
+
+# --- later dates
+
+
+def test_a_change_that_lasts_is_confirmed_and_one_that_passes_is_transient() -> None:
+    world = World(20)
+    stays_n, passes_n = (9 * world.sd_n * (np.arange(CELLS) % 20 == k) for k in (0, 10))
+    before, history = world.year(0), world.history(5)
+    after, *later = (world.year(1 + k, plus=plus_n) for k, plus_n in enumerate((stays_n + passes_n, stays_n, stays_n)))
+    found = compare(before, after, history, later=later[::-1])
+    alone = compare(before, after, history)
+    for name in ("delta_n", "flag_n", "q_n", "state_n", "rank_n"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+    seen, flagged = found.followed, found.flag_n == 1
+    names = np.array(STATUSES)[seen.status_n.astype(int)]
+    assert (names[flagged & (stays_n != 0)] == "confirmed").mean() > 0.95
+    assert (names[flagged & (passes_n != 0)] == "transient").mean() > 0.95
+    assert (names[~flagged & (stays_n == 0)] == "none").mean() > 0.97
+    kept = (names == "confirmed") & flagged
+    np.testing.assert_allclose(seen.first_n[kept], after.day)
+    assert np.median(seen.duration_n[kept]) == pytest.approx(2 * YEAR)
+    assert alone.followed is None and alone.looks == ()
+
+
+@pytest.mark.parametrize("days", [1.0, 1.4])
+def test_a_second_look_thins_false_flags_but_not_as_if_it_were_independent(days: float) -> None:
+    """Dates after share the date before, or their history: a false flag comes back more often than one starts."""
+    false = confirmed = second = unchanged = 0
+    for seed in range(6):
+        world = World(40 + seed)
+        truth_n = 8 * world.sd_n * (np.arange(CELLS) % 10 == 0)
+        history, before = [world.year(days - 2 - k) for k in range(4)], world.year(0)
+        looks = [world.year(days + k, plus=truth_n) for k in range(2)]
+        found = compare(before, looks[0], history, later=looks[1:])
+        same = truth_n == 0
+        first_n, second_n = (look.signed_n[same] for look in found.looks)
+        false += (first_n != 0).sum()
+        confirmed += ((first_n != 0) & (first_n == second_n)).sum()
+        second += (second_n != 0).sum()
+        unchanged += same.sum()
+    assert false > 80
+    assert second / unchanged < confirmed / false < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda b, a, h, n: (b, a, [], [n]), "later dates are judged by the history"),
+        (lambda b, a, h, n: (b, a, h, [a]), "is not after"),
+        (lambda b, a, h, n: (b, a, h, [n, n]), "is not after"),
+        (lambda b, a, h, n: (b, a, h, [b]), "is not after"),
+        (lambda b, a, h, n: (b, a, h, [replace(n, days_n=n.days_n + 90)]), "another season"),
+        (lambda b, a, h, n: (b, a, h, [replace(n, days_n=n.days_n * np.nan)]), "no clear look"),
+        (lambda b, a, h, n: (b, a, h, [replace(n, probe="q")]), "two probes"),
+    ],
+)  # fmt: skip
+def test_later_dates_that_cannot_follow_are_refused(change, told: str) -> None:
+    world = World(21)
+    before, after, history, later = change(world.year(0), world.year(1), world.history(3), world.year(2))
+    with pytest.raises((ProbeError, SpaceMismatch), match=told):
+        compare(before, after, history, later=later)
+
+
+def test_a_later_look_weeks_after_is_as_good_as_one_of_another_year() -> None:
+    world = World(22)
+    soon = world.year(1 + 30 / YEAR)
+    soon.difficulty_n[:50] = np.nan
+    found = compare(world.year(0), world.year(1), world.history(3), later=[soon])
+    assert (found.followed.looks_n[:50] == 1).all() and (found.followed.looks_n[50:] == 2).all()
+
+
+def test_flags_are_set_beside_maps_without_the_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "check_blocks", check_blocks)
+    world = World(23)
+    block_n = 9 * world.sd_n * ((MESH.rows < 8) & (MESH.cols < 8))
+    found = compare(world.year(0), world.year(1, plus=block_n), world.history(4))
+    assert found.blocks.flagged == np.nansum(found.flag_n) and found.blocks.p_flagged < 0.05
+    assert found.years.years == 6 and found.years.p == pytest.approx(1 / 6)
+    short = compare(world.year(0), world.year(1), world.history(2))
+    assert short.blocks is None and short.years is not None
+    assert compare(world.year(0), world.year(1)).years is None

@@ -16,9 +16,11 @@ import rasterio
 import shapely
 import xarray as xr
 from click.testing import CliRunner
+from pyproj import Transformer
 
 import scenes
 from geoelle.area import Area
+from geoelle.change_states import STATUSES
 from geoelle.cli import cli
 from geoelle.complexity import feature_names
 from geoelle.dated import Dated, compare_runs
@@ -42,7 +44,7 @@ from geoelle.probe import Affine, Probe
 from ground import GSD_M, make_scene, save_catalog
 
 WEST, NORTH = 10_240 * 59 + 2_000, 4_996_000
-YEARS = range(2019, 2025)
+YEARS, FLOOD = range(2019, 2026), 2024
 GROUND = shapely.box(WEST + 310, NORTH - 1610, WEST + 1590, NORTH - 330)
 BBOX = ",".join(f"{v:.6f}" for v in scenes.to_lonlat(GROUND, 32631).bounds)
 COMMAND = ("--bbox", BBOX, "--before", "2023-06", "--after", "2024-06", "--crs", 32631, "--stride", 8)
@@ -58,7 +60,7 @@ def no_clock() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One ground with new noise every year; in the last the middle is flat, as after a flood."""
+    """One ground with new noise every year; in the last two the middle is flat, as after a flood."""
     home = tmp_path_factory.mktemp("years")
     items = []
     for year in YEARS:
@@ -66,14 +68,20 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
         item = make_scene(home, name, west=WEST, north=NORTH)
         item.datetime = datetime(year, 6, 1, tzinfo=UTC)
         items.append(item)
-        for band, gsd_m in GSD_M.items() if year == YEARS[-1] else ():
-            path = home / name / f"{band}.tif"
-            with rasterio.open(path) as file:
-                pixels = file.read(1)
-            if band != "scl":
-                pixels[800 // gsd_m : 1120 // gsd_m, 800 // gsd_m : 1120 // gsd_m] = 700
-            scenes.write_cog(path, pixels, gsd_m=gsd_m, west=WEST, north=NORTH)
+        if year >= FLOOD:
+            flatten(home / name, WEST, NORTH)
     return str(save_catalog(home / "items.json", items))
+
+
+def flatten(folder: Path, west: float, north: float) -> None:
+    """Make the middle of a scene flat."""
+    for band, gsd_m in GSD_M.items():
+        path = folder / f"{band}.tif"
+        with rasterio.open(path) as file:
+            pixels = file.read(1)
+        if band != "scl":
+            pixels[800 // gsd_m : 1120 // gsd_m, 800 // gsd_m : 1120 // gsd_m] = 700
+        scenes.write_cog(path, pixels, gsd_m=gsd_m, west=west, north=north)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +140,50 @@ def test_the_flood_is_found_as_easier_ground(out: Path) -> None:
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4 and "The surest alerts before" in page and "read again" not in page
     assert "The change beside its baselines" in page and "embedding cosine" in page and "random direction" in page
+    assert "untrained twin" in page and "--twins" not in page
+
+
+def test_a_later_date_confirms_the_flood(catalog: str, out: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    run("delta", *COMMAND, "--catalog", catalog, "--history", 4, "--later", "2025-06", "--overwrite", "-o", again)
+    assert (again / "later-1" / "run.json").is_file()
+    found, old = bands(again / "delta.tif"), bands(out / "delta.tif")
+    for name in old:
+        np.testing.assert_array_equal(found[name], old[name])
+    flagged = old["flag"] == 1
+    confirmed = found["status"] == STATUSES.index("confirmed")
+    assert (confirmed & flagged).sum() > 0.8 * flagged.sum()
+    assert (found["first_detected"][confirmed & flagged] == 19_875).all()
+    assert (found["duration"][confirmed & flagged] == 365).all()
+    assert np.isnan(found["duration"][found["status"] == 0]).all()
+    codes = bands(again / "delta_status.tif")["status of the change"]
+    np.testing.assert_array_equal(np.where(codes == 255, np.nan, codes), found["status"])
+    first = geopandas.read_parquet(again / "alerts.parquet").loc[0]
+    assert first[["status", "first_detected", "duration_days", "looks"]].tolist() == ["confirmed", "2024-06-01", 365, 2]
+    assert "S2B_31TFJ_20250601_0_L2A" in first["items_after"]
+    manifest = json.loads((again / "run.json").read_text())
+    assert manifest["zones"]["delta"]["status"]["confirmed"] == confirmed.sum()
+    assert manifest["fingerprint"] != json.loads((out / "run.json").read_text())["fingerprint"]
+    page = (again / "report.html").read_text()
+    assert "Followed through 2 dates after" in page and "not independent of the first flag" in page
+    words = [word for run in history(out) for word in ("--history", run.path)]
+    run("delta", out / "before", out / "after", *words, "--later", again / "later-1", "-o", tmp_path / "runs")
+    assert (tmp_path / "runs" / "delta_status.tif").read_bytes() == (again / "delta_status.tif").read_bytes()
+    seen = json.loads((tmp_path / "runs" / "run.json").read_text())["fingerprint"]
+    assert seen == manifest["fingerprint"]
+    with pytest.raises(ProbeError, match="judged by the history"):
+        compare_runs(*dated(out, "before", "after"), later=dated(again, "later-1"))
+
+
+def test_flags_are_classes_beside_the_change(out: Path) -> None:
+    found = bands(out / "delta.tif")
+    flagged, state = (bands(out / f"delta_{name}.tif") for name in ("flagged", "state"))
+    codes = flagged["flagged change"]
+    np.testing.assert_array_equal(codes == 1, (found["flag"] == 1) & (found["sign"] == -1))
+    np.testing.assert_array_equal(codes == 2, (found["flag"] == 1) & (found["sign"] == 1))
+    np.testing.assert_array_equal(codes == 255, np.isnan(found["flag"]))
+    np.testing.assert_array_equal(state["state of the test"], np.nan_to_num(found["state"], nan=255))
+    assert not (out / "delta_status.tif").exists()
 
 
 def test_labels_score_delta_and_every_baseline(out: Path, tmp_path: Path) -> None:
@@ -309,6 +361,12 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
         plan_windows(job, "2023-01", 0)
     with pytest.raises(ProbeError, match="of 6 earlier years 1 can be used"):
         plan_windows(job, "2020-06", 6)
+    for later, told in ((["2024-05"], "--later is before --after"), (["2025-06", "2025-06-15"], "the windows overlap"),
+                        (["2025-10"], "another season")):  # fmt: skip
+        with pytest.raises(AreaError, match=told):
+            plan_windows(job, "2023-06", 4, later)
+    with pytest.raises(ProbeError, match="give --history"):
+        plan_windows(job, "2023-06", 0, ["2025-06"])
     windows = plan_windows(job, "2023-06", 8)
     assert list(windows.plans) == ["before", "after", *(f"history-{back}" for back in (1, 2, 3, 4))]
     assert len(windows.notes) == 4 and "has no item" in windows.notes[-1]
@@ -326,6 +384,41 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
 def test_wrong_usage_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["delta", *words, "-o", str(tmp_path / "out")])
     assert result.exit_code == 2 and told in result.output
+
+
+# --- several zones
+
+
+def test_an_area_on_a_border_of_zones_is_judged_zone_by_zone(tmp_path: Path) -> None:
+    """The ground of one scene lies half in zone 31 and half in zone 32; in the last year its middle is flat."""
+    border, north = Transformer.from_crs(4326, 32631, always_xy=True).transform(6.0, 45.08)[0], 4_996_000
+    west = border - 960 - border % 80
+    items = []
+    for year in range(2021, 2025):
+        item = make_scene(tmp_path, f"S2B_31TGL_{year}0601_0_L2A", west=west, north=north)
+        item.datetime = datetime(year, 6, 1, tzinfo=UTC)
+        items.append(item)
+    flatten(tmp_path / items[-1].id, west, north)
+    ground = scenes.to_lonlat(shapely.box(border - 560, north - 1500, border + 560, north - 420), 32631)
+    words = ["--bbox", ",".join(f"{v:.6f}" for v in ground.bounds), "--before", "2023-06", "--after", "2024-06"]
+    words += ["--history", 2, "--stride", 8, "--catalog", save_catalog(tmp_path / "items.json", items)]
+    run("delta", *words, "-o", tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert set(manifest["zones"]) == set(manifest["measures"]) == {"delta_32631", "delta_32632"}
+    for epsg in (32631, 32632):
+        with rasterio.open(tmp_path / "out" / f"delta_{epsg}.tif") as file:
+            assert file.crs.to_epsg() == epsg
+        found = bands(tmp_path / "out" / f"delta_{epsg}.tif")
+        assert np.isfinite(found["t"]).sum() >= 20 and np.nansum(found["flag"]) > 0
+        for name in (f"delta_{epsg}.qml", f"delta_{epsg}_flagged.tif", f"delta_{epsg}_state.qml", f"item_{epsg}.json",
+                     f"report_{epsg}.html"):  # fmt: skip
+            assert name in manifest["sha256"] or (tmp_path / "out" / name).is_file()
+    alerts = geopandas.read_parquet(tmp_path / "out" / "alerts.parquet")
+    assert alerts["stop_lon"].min() < 6 < alerts["stop_lon"].max() and alerts["alert"].is_unique
+    counts = [zone["counts"] for zone in manifest["zones"].values()]
+    assert alerts["cells"].sum() == sum(count["flagged"] for count in counts)
+    run("delta", *words, "-o", tmp_path / "out", "--overwrite")
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == manifest
 
 
 # --- cells that are patches

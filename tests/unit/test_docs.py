@@ -27,7 +27,7 @@ WORDS = (
     "Item Asset Sensor Endpoint Look Frame GSD Window Nodata Valid",
     "Card Chip Tile Patch Token Embedding Space Pooling Masking Twin",
     "Loss Proxy Probe Difficulty Dense Complexity Excess Residual Surprise Percentile",
-    "Delta History Shift State Alert Series Season Departure Drift Recovery Reading Cluster Route",
+    "Delta History Shift State Status Alert Series Season Departure Drift Recovery Reading Cluster Route",
     "Fold Holdout Buffer kNNDM Nulls Interval Spread Coverage Smearing Dissimilarity Reach Applicable Density",
     "Job Plan Part Run Fingerprint Manifest",
 )

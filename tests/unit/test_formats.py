@@ -6,7 +6,7 @@ import re
 import shutil
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,8 @@ from geoelle.alerts import alerts_of
 from geoelle.applicability import Reach
 from geoelle.area import Address, Addresses, Area, Lattice
 from geoelle.catalog import catalogs_path, load_endpoint, load_sensor
+from geoelle.change_blocks import BlockCheck
+from geoelle.change_states import STATUSES
 from geoelle.cli import cli
 from geoelle.complexity import feature_names
 from geoelle.dated import Dated, compare_runs
@@ -510,24 +512,53 @@ def year_of(made: Made, year: int, home: Path) -> Dated:
     return Dated.read(out, f"of {year}")
 
 
-@pytest.mark.parametrize("years", [0, 3])
-def test_a_change(made: Made, tmp_path: Path, years: int):
+@pytest.mark.parametrize(("years", "later"), [(0, 0), (3, 0), (3, 1)])
+def test_a_change(made: Made, tmp_path: Path, years: int, later: int):
     probe = made.probe.save(tmp_path / "probe.safetensors")
     dates = [year_of(made, year, tmp_path) for year in (2023, 2024, *range(2022, 2022 - years, -1))]
-    found = compare_runs(dates[0], dates[1], dates[2:], probe=probe)
+    further = [year_of(made, year, tmp_path) for year in range(2025, 2025 + later)]
+    found = compare_runs(dates[0], dates[1], dates[2:], later=further, probe=probe)
     claim(out := tmp_path / "change", found.fingerprint)
     write_delta(found, out)
-    has = {"always", "with features", *(["with a history"] * bool(years))}
+    has = {"always", "with features", *(["with a history"] * bool(years)), *(["with later dates"] * later)}
     assert {p.name for p in out.iterdir()} == {row["name"] for row in table("delta-files") if row["when"] in has}
     with rasterio.open(out / "delta.tif") as file:
         assert list(file.descriptions) == [row["name"] for row in table("delta-bands") if row["when"] in has]
         tags = {name for name in file.tags() if name.startswith("GEOELLE_")}
-    assert tags == {row["name"] for row in table("delta-tags")}
+    assert tags == {row["name"] for row in table("delta-tags") if later or "later dates" not in row["meaning"]}
+    assert_classes(out, ["flagged"] * bool(years) + ["state"] + ["status"] * later, tags)
     manifest = json.loads((out / "run.json").read_text("utf-8"))
     rows = {row["name"]: row["type"] for row in table("delta-run")}
     assert manifest.keys() == rows.keys() and all(fits(manifest[name], kind) for name, kind in rows.items())
     assert [row["state"] for row in table("delta-states")] == list(STATES)
+    assert [row["status"] for row in table("delta-status")] == list(STATUSES)
+    zone = manifest["zones"]["delta"]
+    assert set(zone["status"] or {}) == set(STATUSES if later else ()) and len(zone["later"]) == later
+    if years:
+        rows = {row["name"]: row["type"] for row in table("delta-blocks")}
+        blocks = asdict(BLOCKS) | {"false_share": BLOCKS.false_share}
+        assert blocks.keys() == rows.keys() and all(fits(blocks[name], kind) for name, kind in rows.items())
     assert {row["name"]: row["type"] for row in table("alert-columns")} == alert_types(tmp_path, made)
+
+
+BLOCKS = BlockCheck(flagged=9, largest=4, p_flagged=0.005, p_largest=0.01, expected=0.5, most=2.0, blocks=16,
+                    block_m=1600.0, range_m=1500.0, arrangements=10)  # fmt: skip
+
+
+def assert_classes(out: Path, names: list[str], tags: set[str]) -> None:
+    for name in names:
+        rows = [row for row in table("delta-classes") if row["name"] == name]
+        with rasterio.open(out / f"delta_{name}.tif") as file:
+            assert file.profile["dtype"] == "uint8" and file.nodata == 255 and file.count == 1
+            assert file.tags()["GEOELLE_CLASSES"] == ", ".join(f"{row['code']} {row['class']}" for row in rows)
+            assert {key for key in file.tags() if key.startswith("GEOELLE_")} == tags | {"GEOELLE_CLASSES"}
+            colours = {row["code"]: "#{:02x}{:02x}{:02x}".format(*file.colormap(1)[int(row["code"])]) for row in rows}
+        style = ElementTree.parse(out / f"delta_{name}.qml").getroot().iter("paletteEntry")
+        told = [(entry.get("value"), entry.get("label"), entry.get("color")) for entry in style]
+        assert told == [(row["code"], row["class"], row["colour"]) for row in rows]
+        assert colours == {row["code"]: row["colour"] for row in rows}
+        asset = json.loads((out / "item.json").read_text("utf-8"))["assets"][name]
+        assert [c["title"] for c in asset["classification:classes"]] == [row["class"] for row in rows]
 
 
 def alert_types(home: Path, made: Made) -> dict[str, str]:
@@ -535,7 +566,7 @@ def alert_types(home: Path, made: Made) -> dict[str, str]:
     cells = made.plan.cells[0][1]
     found = SimpleNamespace(
         addresses=cells, q_n=np.full(len(cells), 0.01), flag_n=np.ones(len(cells)), sign_n=np.ones(len(cells)),
-        delta_n=np.ones(len(cells)), days_n2=np.full((len(cells), 2), 19_000.0),
+        delta_n=np.ones(len(cells)), days_n2=np.full((len(cells), 2), 19_000.0), followed=None,
     )  # fmt: skip
     alerts_of(found, items_before=["a"], items_after=["b"]).to_parquet(home / "alerts.parquet")
     return {name: kind.replace("large_", "") for name, kind in arrow_types(home / "alerts.parquet").items()}

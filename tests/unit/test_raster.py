@@ -189,6 +189,30 @@ def test_overviews_average_the_finite_cells_only(tmp_path: Path) -> None:
     assert np.isfinite(level).sum() == 300 * 260 - 1
 
 
+def test_overviews_of_classes_hold_the_commonest_code(tmp_path: Path) -> None:
+    """A float band beside is averaged as ever; of codes that are as common the highest is taken."""
+    addresses, _ = block(600, 520)
+    quads = [[1, 1, 1, 2], [0, 0, 3, 3], [np.nan, np.nan, np.nan, 2], [np.nan] * 4]
+    row, col = addresses.rows - addresses.rows.min(), addresses.cols - addresses.cols.min()
+    codes = np.array(quads)[(col // 2) % 4, 2 * (row % 2) + col % 2]
+    raster = paint(addresses, {"difficulty": col.astype(float), "state": codes})
+    texts = {"descriptions": ["difficulty", "state"], "units": ["ln", "1"], "tags": TAGS, "classes": ("state",)}
+    path, store = write_cog(raster, tmp_path / "a.tif", **texts), write_zarr(raster, tmp_path / "a.zarr", **texts)
+    assert cog_validate(path, quiet=True)[0]
+    with rasterio.open(path) as file:
+        assert file.overviews(1) == file.overviews(2) == [2] and file.tags()["GEOELLE_SPACE"] == "nano/abc"
+        assert file.descriptions == ("difficulty", "state") and file.tags(2)["STATISTICS_MAXIMUM"] == "3.0"
+        np.testing.assert_array_equal(file.read(), raster.values)
+    with rasterio.open(path, overview_level=0) as file:
+        means_yx, codes_yx = file.read()
+    np.testing.assert_array_equal(codes_yx[7, :8], [1, 3, 2, np.nan] * 2)
+    np.testing.assert_array_equal(means_yx[7, :3], [0.5, 2.5, 4.5])
+    level = xr.open_zarr(store, group="1")
+    np.testing.assert_array_equal(level["state"], codes_yx)
+    np.testing.assert_array_equal(level["difficulty"], means_yx)
+    assert write_cog(raster, tmp_path / "b.tif", **texts).read_bytes() == path.read_bytes()
+
+
 def test_cog_is_not_overwritten_by_accident(tmp_path: Path, raster: xr.DataArray) -> None:
     path = write_cog(raster, tmp_path / "difficulty.tif", **TEXTS, tags={})
     before = sha256(path)
