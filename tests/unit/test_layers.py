@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "geoelle"
 LAYERS = (
     "errors",
-    "access bootstrap change change_states complexity files geoparquet holdout lattice moments resample scene seasonal "
-    "vectors models.masks models.networks models.weights",
+    "access bootstrap change change_states complexity files geoparquet holdout lattice moments resample scene "
+    "seasonal vectors models.masks models.networks models.weights",
     "applicability area assets detection drift guards knndm looks patches raster ridge scores style variogram "
     "models.clay_net models.dofa_net models.galileo_net models.olmoearth_net models.presto_net models.prithvi_net "
     "models.scalemae_net",
-    "baselines batches change_blocks chips class_raster density domain embeddings figures intervals item places route "
-    "stac",
+    "baselines batches change_blocks chips class_raster density domain embeddings figures intervals item places "
+    "route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample training_figures models.base",
     "dense diagnostic_figures encode large measures pairs read report scoring shipped trial trust models.clay "
     "models.dino models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
