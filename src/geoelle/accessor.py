@@ -123,7 +123,7 @@ class Elle:
         """Return the change since `before`: delta, its excess, sign, rank, state, and with a history t, p, q, flag.
 
         All arrays have the CRS and pixel size of this one, and are read at once; cells are those of either date.
-        `history` are arrays of the same season of earlier years, at least two, each with its `time`. Without them
+        `history` are arrays of the same season of earlier years, at least four, each with its `time`. Without them
         nothing is tested. `later` arrays, of that season too, follow the flags: they add status, first_detected and
         duration. Sun, orbit and processing are not compared: arrays do not state them.
 

@@ -261,7 +261,8 @@ def _numbers(delta: Delta) -> dict[str, Any]:
                    "flagged": int((np.abs(look.signed_n) == 1).sum())} for look in delta.looks[1:]],
         "status": None if delta.followed is None else delta.followed.counts,
         "null": None if null is None else {"shifts": null.shifts_r.tolist(), "prior": asdict(null.prior),
-                                           "years": len(null.shifts_r), "tested_shift": tested.shift},
+                                           "years": len(null.shifts_r), "tested_shift": tested.shift,
+                                           "inflation": tested.inflation},
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from typing import Self
 
 import numpy as np
 
-from geoelle.change import MIN_REPLICATES, Design, Null, Tested, false_alarms, judge, judge_by, q_values
+from geoelle.change import MIN_REPLICATES, MIN_YEARS, Design, Null, Tested, false_alarms, judge, judge_by, q_values
 from geoelle.change_blocks import BlockCheck, YearCheck, check_blocks, check_years
 from geoelle.change_states import Followed, follow
 from geoelle.dense import PatchScores
@@ -196,7 +196,7 @@ def compare(
     Cells are those of either date, by row, then column. `later` dates, of the season of `after` too, follow its flags.
 
     Raises: SpaceMismatch (two probes), AreaError (two lattices), ProbeError (dates in the wrong order or season, no
-    cell seen on both, a history of one year, or later dates without a history).
+    cell seen on both, a history of fewer than four years, or later dates without a history).
     """
     every = (before, after, *history, *later)
     if len({table.probe for table in every}) > 1:
@@ -268,10 +268,10 @@ def _design(before: Scored, after: Scored, history: Sequence[Scored]) -> Design:
     days = sorted(table.day for table in history)  # NaN sorts anyhow, and is refused below
     if not days:
         return "none"
-    if len(days) < MIN_REPLICATES:
+    if len(days) < MIN_YEARS:
         raise ProbeError(
-            f"a history of {len(days)} year leaves no spread to judge by; give {MIN_REPLICATES} earlier years, better "
-            "4 or more, or none for a ranking without p-values"
+            f"a history too short ({len(days)} of {MIN_YEARS} earlier years) cannot keep a false-alarm rate; give "
+            f"{MIN_YEARS} or more, or none for a ranking without p-values"
         )
     if np.isnan([before.day, after.day, *days]).any():
         raise ProbeError("one of the dates has no clear look, or no time; choose clearer dates, and give arrays a time")

@@ -141,8 +141,9 @@ class DeltaBands:
         )
         return (
             f"Tested: {how}, less the shift of the whole map ({found.tested.shift:+.3g} {self.linear}), by a moderated "
-            f"t ({prior} prior degrees of freedom, {years - 1} of the years); flagged at q <= {found.rate:g} "
-            "(Benjamini and Hochberg)."
+            f"t ({prior} prior degrees of freedom, {years - 1} of the years), divided by {found.tested.inflation:.2f}, "
+            "what the whole map differs more than those years do; flagged at "
+            f"q <= {found.rate:g} (Benjamini and Hochberg)."
         )
 
     def sentences(self) -> tuple[str, ...]:

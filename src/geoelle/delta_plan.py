@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from geoelle.area import Area
-from geoelle.change import MIN_REPLICATES
+from geoelle.change import MIN_YEARS
 from geoelle.delta import SEASON_DAYS, season_gap
 from geoelle.errors import AreaError, CatalogError, FormatError, NoItems, ProbeError
 from geoelle.plan import Job, Plan, make_plan
@@ -60,7 +60,7 @@ def plan_windows(job: Job, before: str, years: int, later: Sequence[str] = ()) -
     window after.
 
     Raises: AreaError (windows that overlap, or of two seasons), NoItems (before, after or later), ProbeError (fewer
-    than two years are left, or later windows without any), CatalogError, ModelError.
+    than four years are left, or later windows without any), CatalogError, ModelError.
     """
     after = job.area
     ground = {"polygon": after.polygon} if after.polygon is not None else {"bbox": after.bbox}
@@ -82,10 +82,11 @@ def plan_windows(job: Job, before: str, years: int, later: Sequence[str] = ()) -
             plans[name] = _plan(name, job, area)
         except NoItems:
             notes.append(f"{name} ({area.dates}) was left out: the catalogue has no item of it")
-    if years and (left := len(plans) - 2) < MIN_REPLICATES:
+    if years and (left := len(plans) - 2) < MIN_YEARS:
+        told = f" ({'; '.join(notes)})" if notes else ""
         raise ProbeError(
-            f"of {years} earlier years {left} can be used ({'; '.join(notes)}); give a longer --history, or none for a "
-            "ranking without p-values"
+            f"of {years} earlier years {left} can be used{told} and {MIN_YEARS} are needed; give a longer --history, or "
+            "none for a ranking without p-values"
         )
     plans |= {name: _plan(name, job, area) for name, area in further.items()}
     return Windows(plans=plans, notes=tuple(notes))

@@ -362,7 +362,7 @@ def test_delta_is_the_difference_of_two_difficulties(nano: Model, probe: Probe) 
 
 
 def test_delta_with_a_history_is_tested(nano: Model, probe: Probe) -> None:
-    years = [dated_scene(year) for year in (2020, 2021, 2022)]
+    years = [dated_scene(year) for year in (2019, 2020, 2021, 2022)]
     found = dated_scene(2024, flat=True).elle.delta(dated_scene(2023), years, probe=probe, model=nano, stride_px=8)
     assert {"t", "p", "q", "flag"} < set(found["band"].values.tolist())
     assert np.nansum(found.sel(band="flag")) > 0

@@ -141,3 +141,13 @@ def test_a_new_map_that_no_cell_shares_is_refused() -> None:
     null = fit_null(np.random.default_rng(9).normal(size=(3, 50)))
     with pytest.raises(ProbeError, match="both a history and a new value"):
         null.test(np.full(50, np.nan))
+
+
+def test_a_date_that_differs_everywhere_more_than_the_years_is_deflated_and_a_calm_one_is_not_inflated() -> None:
+    rng = np.random.default_rng(0)
+    null = fit_null(rng.normal(size=(4, 5000)))
+    rough, calm = null.test(2 * rng.normal(size=5000)), null.test(0.5 * rng.normal(size=5000))
+    assert rough.inflation == pytest.approx(np.sqrt((4 + 0.25) / 1.25), rel=0.1) and calm.inflation == 1
+    assert (rough.p_n < 0.05).mean() == pytest.approx(0.05, abs=0.015) and (calm.p_n < 0.05).mean() < 0.02
+    burnt_n = 2 * rng.normal(size=5000) + 40 * (np.arange(5000) % 10 == 0)
+    assert null.test(burnt_n).inflation < 1.4 * rough.inflation  # a tenth of the map does not hide itself

@@ -87,7 +87,7 @@ def test_without_a_history_all_are_ranked_and_none_is_tested() -> None:
 
 
 def test_cells_are_those_of_delta_and_a_measure_that_never_varies_is_not_tested() -> None:
-    tables = [year(1), year(0), year(2), year(3)]
+    tables = [year(1), year(0), *(year(2 + k) for k in range(4))]
     marks = [scored(table) for table in tables]
     marks[0].difficulty_n[:5] = np.nan
     delta = compare(marks[0], marks[1], marks[2:])

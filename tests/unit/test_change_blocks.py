@@ -64,13 +64,13 @@ def test_a_block_that_changed_stands_out_and_its_false_share_is_small() -> None:
 
 
 def test_expected_counts_cells_of_maps_without_the_change_at_the_p_of_the_flags() -> None:
-    """Where cells are independent, so many as the p says; neighbours that are alike scatter more."""
+    """Where cells are independent, at most so many as the p says; neighbours that are alike scatter more."""
     change_n = 8.0 * (np.arange(CELLS) % 8 == 0)
     spread = {}
     for alike in (0.3, 2.5):
         tested, found, _ = World(5, alike).checked(change_n)
         limit = tested.p_n[q_values(tested.p_n) <= 0.1].max()
-        assert found.expected == pytest.approx(limit * CELLS, rel=0.6)
+        assert 0.1 * limit * CELLS < found.expected < 1.3 * limit * CELLS
         spread[alike] = found.most / found.expected
     assert spread[2.5] > 1.3 * spread[0.3]
 

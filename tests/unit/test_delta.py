@@ -107,7 +107,7 @@ def test_a_change_before_the_first_date_is_not_a_change_between_the_two() -> Non
 
 def test_a_hazy_date_is_a_number_not_a_change() -> None:
     world = World(4)
-    before, after, history = world.year(0), world.year(1), world.history(3)
+    before, after, history = world.year(0), world.year(1), world.history(4)
     clear = compare(before, after, history)
     hazy = compare(before, replace(after, difficulty_n=after.difficulty_n - 2), history)
     assert hazy.shift - clear.shift == pytest.approx(-2)
@@ -124,7 +124,7 @@ def test_the_area_of_applicability_gates_before_and_history_but_not_after() -> N
         marks_n[list(outside)] = 0
         return replace(table, inside_n=marks_n)
 
-    history = [gate(year, 2, *([3] if k else [])) for k, year in enumerate(world.history(3))]
+    history = [gate(year, 2, *([3] if k else [])) for k, year in enumerate(world.history(4))]
     found = compare(gate(world.year(0), 1), gate(world.year(1), 0), history)
     names = [STATES[int(i)] for i in found.state_n[:5]]
     assert names == ["outside", "gated", "short history", "short history", "judged"]
@@ -137,7 +137,7 @@ def test_cells_without_a_look_are_counted() -> None:
     world = World(6)
     before, after = world.year(0), world.year(1)
     before.difficulty_n[:7] = after.difficulty_n[5:12] = np.nan
-    counts = compare(before, after, world.history(3)).counts
+    counts = compare(before, after, world.history(4)).counts
     assert counts["no look before"] == 7 and counts["no look after"] == 5
     assert counts["judged"] == CELLS - 12 and sum(v for k, v in counts.items() if k != "flagged") == CELLS
 
@@ -147,19 +147,19 @@ def test_cells_without_a_look_are_counted() -> None:
     [
         (lambda b, a, h: (a, b, h), ProbeError, "is not before 20"),
         (lambda b, a, h: (b, replace(a, probe="q"), h), SpaceMismatch, "two probes"),
-        (lambda b, a, h: (b, a, [replace(h[0], probe="q"), h[1]]), SpaceMismatch, "two probes"),
-        (lambda b, a, h: (b, a, h[:1]), ProbeError, "a history of 1 year leaves no spread"),
-        (lambda b, a, h: (b, a, [h[0], h[0]]), ProbeError, "of one year"),
+        (lambda b, a, h: (b, a, [replace(h[0], probe="q"), *h[1:]]), SpaceMismatch, "two probes"),
+        (lambda b, a, h: (b, a, h[:3]), ProbeError, "a history too short"),
+        (lambda b, a, h: (b, a, [h[0], *h[:3]]), ProbeError, "of one year"),
         (lambda b, a, h: (b, a, [b, *h]), ProbeError, "of one year"),
-        (lambda b, a, h: (b, a, [h[0], replace(h[1], days_n=h[1].days_n + 80)]), ProbeError, "another season"),
-        (lambda b, a, h: (b, a, [h[0], replace(h[1], days_n=a.days_n + 2 * YEAR)]), ProbeError, "give earlier years"),
+        (lambda b, a, h: (b, a, [*h[:3], replace(h[3], days_n=h[3].days_n + 80)]), ProbeError, "another season"),
+        (lambda b, a, h: (b, a, [*h[:3], replace(h[3], days_n=a.days_n + 2 * YEAR)]), ProbeError, "give earlier years"),
         (lambda b, a, h: (replace(b, days_n=b.days_n * np.nan), a, h), ProbeError, "no clear look, or no time"),
         (lambda b, a, h: (b, replace(a, difficulty_n=a.difficulty_n * np.nan), h), ProbeError, "seen before and after"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused(change, error: type, told: str) -> None:
     world = World(7)
-    before, after, history = change(world.year(0), world.year(1), world.history(2))
+    before, after, history = change(world.year(0), world.year(1), world.history(4))
     with pytest.raises(error, match=told):
         compare(before, after, history)
 
@@ -215,7 +215,7 @@ def test_a_second_look_thins_false_flags_but_not_as_if_it_were_independent(days:
         confirmed += ((first_n != 0) & (first_n == second_n)).sum()
         second += (second_n != 0).sum()
         unchanged += same.sum()
-    assert false > 80
+    assert false > 40
     assert second / unchanged < confirmed / false < 0.5
 
 
@@ -233,7 +233,7 @@ def test_a_second_look_thins_false_flags_but_not_as_if_it_were_independent(days:
 )  # fmt: skip
 def test_later_dates_that_cannot_follow_are_refused(change, told: str) -> None:
     world = World(21)
-    before, after, history, later = change(world.year(0), world.year(1), world.history(3), world.year(2))
+    before, after, history, later = change(world.year(0), world.year(1), world.history(4), world.year(2))
     with pytest.raises((ProbeError, SpaceMismatch), match=told):
         compare(before, after, history, later=later)
 
@@ -242,7 +242,7 @@ def test_a_later_look_weeks_after_is_as_good_as_one_of_another_year() -> None:
     world = World(22)
     soon = world.year(1 + 30 / YEAR)
     soon.difficulty_n[:50] = np.nan
-    found = compare(world.year(0), world.year(1), world.history(3), later=[soon])
+    found = compare(world.year(0), world.year(1), world.history(4), later=[soon])
     assert (found.followed.looks_n[:50] == 1).all() and (found.followed.looks_n[50:] == 2).all()
 
 
@@ -253,6 +253,4 @@ def test_flags_are_set_beside_maps_without_the_change(monkeypatch: pytest.Monkey
     found = compare(world.year(0), world.year(1, plus=block_n), world.history(4))
     assert found.blocks.flagged == np.nansum(found.flag_n) and found.blocks.p_flagged < 0.05
     assert found.years.years == 6 and found.years.p == pytest.approx(1 / 6)
-    short = compare(world.year(0), world.year(1), world.history(2))
-    assert short.blocks is None and short.years is not None
     assert compare(world.year(0), world.year(1)).years is None
