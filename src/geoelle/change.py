@@ -20,8 +20,8 @@ from scipy import optimize, special, stats
 
 from geoelle.errors import ProbeError
 
-__all__ = ["MIN_REPLICATES", "MIN_YEARS", "Design", "Null", "Prior", "Tested", "false_alarms", "fit_null", "judge", "judge_by",
-           "q_values"]  # fmt: skip
+__all__ = ["MIN_REPLICATES", "MIN_YEARS", "Design", "Null", "Prior", "Tested", "false_alarms", "fit_null", "judge",
+           "judge_by", "q_values"]  # fmt: skip
 
 Design = Literal["none", "difference", "departure"]
 """Whether the date after is compared with the date before, or with its own season; "none" without a history."""

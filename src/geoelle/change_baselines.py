@@ -15,7 +15,9 @@ from functools import partial
 import numpy as np
 
 from geoelle.change import MIN_REPLICATES, false_alarms, fit_null, q_values
+from geoelle.complexity import INDICES
 from geoelle.delta import Delta, Scored, judge
+from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
 from geoelle.errors import ProbeError
 from geoelle.lattice import Addresses
@@ -23,9 +25,10 @@ from geoelle.patches import keys_of
 from geoelle.probe import Probe
 from geoelle.shipped import TWIN, twin_probe
 
-__all__ = ["Measured", "baselines", "of_delta", "twin_gap"]
+__all__ = ["Measured", "baselines", "gap_of", "of_delta"]
 
-_INDICES = ("ndvi", "ndwi", "mndwi", "nbr")
+Table = Embeddings | PatchScores
+
 _SEED = 0
 _LEAST = 1e-12
 """A distance of nothing has no logarithm."""
@@ -65,11 +68,11 @@ def of_delta(delta: Delta) -> Measured:
     return Measured(name="Delta", size_n=np.abs(size_n), flag_n=delta.flag_n, unchanged=unchanged)
 
 
-def baselines(delta: Delta, scored: Sequence[Scored], chips: Sequence[Embeddings] | None) -> Iterator[Measured]:
+def baselines(delta: Delta, scored: Sequence[Scored], tables: Sequence[Table]) -> Iterator[Measured]:
     """Measure every baseline that the tables can tell, on the cells that Delta has.
 
-    `scored` and `chips` are before, after, then the history; chips None where cells are patches, of which only the
-    complexity is kept. A measure whose years do not vary is ranked and not tested.
+    `scored` and `tables` are before, after, then the history. Of patches there are no tokens, so no distance of these
+    (`gap_of` says so). A measure whose years do not vary is ranked and not tested.
     """
     scored = [table.at(delta.addresses) for table in scored]
     known_n = np.isfinite(delta.delta_n if delta.tested is None else delta.tested.t_n)
@@ -77,46 +80,60 @@ def baselines(delta: Delta, scored: Sequence[Scored], chips: Sequence[Embeddings
         complexity_rn = np.array([table.complexity_n for table in scored])
         yield _number("complexity (pixels alone)", complexity_rn, known_n, delta)
         yield _number("excess", np.array([t.difficulty_n for t in scored]) - complexity_rn, known_n, delta)
-    if chips is None:
-        return
-    places = [_places(table.addresses, delta.addresses) for table in chips]
-    for name, of in _numbers(chips):
-        values_rn = np.array([_taken(of(table), at_n) for table, at_n in zip(chips, places, strict=True)])
+    places = [_places(table.addresses, delta.addresses) for table in tables]
+    for name, of in (*_band_numbers(tables[0]), *_vector_numbers(tables)):
+        values_rn = np.array([_taken(of(table), at_n) for table, at_n in zip(tables, places, strict=True)])
         yield _number(name, values_rn, known_n, delta)
     for name, of, distance in _DISTANCES:
-        if all(of(table) is not None for table in chips):
-            rows = [_taken(of(table), at_n) for table, at_n in zip(chips, places, strict=True)]
+        if all(of(table) is not None for table in tables):
+            rows = [_taken(of(table), at_n) for table, at_n in zip(tables, places, strict=True)]
             apart_rn = np.array([distance(rows[0], other) for other in rows[1:]])
             yield _distance(name, np.log(np.maximum(apart_rn, _LEAST)), known_n, delta)
 
 
-def twin_gap(chips: Sequence[Embeddings] | None) -> str:
-    """Return why the untrained twin is not among the baselines and what helps; "" where it is."""
+def gap_of(tables: Sequence[Table]) -> str:
+    """Return which of the baselines are missing, why, and what helps; "" where none is."""
     missing = "The untrained twin is not among the baselines: "
-    if chips is None:
-        return missing + "a dense map keeps what one probe says of patches, not the tokens of a twin"
-    space = chips[0].header.space
+    if isinstance(tables[0], PatchScores):
+        return (
+            "The untrained twin, a random direction and distances of tokens are not among the baselines: a dense map "
+            "keeps what one probe says of patches, not their tokens"
+        )
+    space = tables[0].header.space
     if twin_probe(space) is None:
         return missing + f"no probe of a twin ships for {space['model']} with the bands {space.get('bands', '')}"
-    if any(TWIN not in table.twins for table in chips):
+    if any(TWIN not in table.twins for table in tables):
         return missing + "a run holds no vectors of it; embed all dates with --twins 1"
     return ""
 
 
-def _numbers(chips: Sequence[Embeddings]) -> Iterator[tuple[str, Callable[[Embeddings], np.ndarray]]]:
-    """Name the measures that have a number a date, and how to take it from a table."""
-    table = chips[0]
+def _band_numbers(table: Table) -> Iterator[tuple[str, Callable[[Table], np.ndarray]]]:
+    """Name the indices and bands that a table can tell, and how to take the number of a date from it."""
+    if isinstance(table, PatchScores):
+        bands = _names(table)
+        for index, pair in INDICES.items():
+            if set(pair) <= set(bands):
+                yield index.upper(), partial(_index, *map(bands.index, pair))
+        yield from ((band, partial(_mean, at)) for at, band in enumerate(bands))
+        return
     names = table.header.feature_names
-    wanted = [(f"{i.upper()}", f"{i}_mean") for i in _INDICES] + [(b, f"mean_{b}") for b in table.header.bands]
+    wanted = [(f"{i.upper()}", f"{i}_mean") for i in INDICES] + [(b, f"mean_{b}") for b in table.header.bands]
     for name, column in wanted:
         if column in names:
             yield name, partial(_feature, names.index(column))
+
+
+def _vector_numbers(tables: Sequence[Table]) -> Iterator[tuple[str, Callable[[Embeddings], np.ndarray]]]:
+    """Name the measures that are read from embeddings, and the true loss."""
+    if isinstance(tables[0], PatchScores):
+        return
+    table = tables[0]
     direction_d = np.random.default_rng(_SEED).normal(size=table.vectors_nd.shape[1])
     direction_d /= np.linalg.norm(direction_d)
     yield "random direction", lambda t: t.vectors_nd.astype(np.float64) @ direction_d
-    if not twin_gap(chips):
+    if not gap_of(tables):
         yield "untrained twin", partial(_twin, twin_probe(table.header.space))
-    if all(t.loss_n is not None for t in chips):
+    if all(t.loss_n is not None for t in tables):
         yield "true loss", lambda t: np.log(np.maximum(t.loss_n, _LEAST))
 
 
@@ -128,13 +145,31 @@ def _feature(column: int, table: Embeddings) -> np.ndarray:
     return table.features_nf[:, column].astype(np.float64)
 
 
-def _bands(table: Embeddings) -> np.ndarray | None:
+def _names(table: PatchScores) -> list[str]:
+    return str(table.space["bands"]).split()
+
+
+def _mean(column: int, table: PatchScores) -> np.ndarray:
+    return table.means_nc[:, column].astype(np.float64)
+
+
+def _index(one: int, other: int, table: PatchScores) -> np.ndarray:
+    """Return the normalised difference of two bands, NaN where both are 0."""
+    a_n, b_n = _mean(one, table), _mean(other, table)
+    return np.divide(a_n - b_n, a_n + b_n, out=np.full(len(a_n), np.nan), where=a_n + b_n != 0)
+
+
+def _bands(table: Table) -> np.ndarray | None:
+    if isinstance(table, PatchScores):
+        return table.means_nc.astype(np.float64)
     names = table.header.feature_names
     at = [names.index(f"mean_{band}") for band in table.header.bands if f"mean_{band}" in names]
     return table.features_nf[:, at].astype(np.float64) if at else None
 
 
-def _vectors(table: Embeddings) -> np.ndarray:
+def _vectors(table: Table) -> np.ndarray | None:
+    if isinstance(table, PatchScores):
+        return None
     return table.vectors_nd.astype(np.float64)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from geoelle.errors import InputMismatch
 
-__all__ = ["SAR_BANDS", "feature_names", "features", "is_uniform_b", "is_water_b"]
+__all__ = ["INDICES", "SAR_BANDS", "feature_names", "features", "is_uniform_b", "is_water_b"]
 
 SAR_BANDS = frozenset({"vv", "vh", "hh", "hv"})
 MIN_PX = 8
@@ -23,12 +23,13 @@ WATER_SHARE = 0.5
 
 _CHUNK = 64  # chips a pass: keeps the temporaries in cache
 _PER_BAND = ("mean", "log_var", "log_grad", "log_range")
-_DIFFERENCES = {
+INDICES = {
     "ndvi": ("nir", "red"),
     "ndwi": ("green", "nir"),
     "mndwi": ("green", "swir16"),
     "nbr": ("nir", "swir22"),
 }
+"""Normalised differences, (a - b) / (a + b)."""
 _TEXTURE = (
     "gray_skew",
     "gray_min",
@@ -152,7 +153,7 @@ def _filled(pixels_btcyx: np.ndarray) -> np.ndarray:
 def _indices(bands: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Map each normalised difference these bands allow to its (plus, minus) band positions."""
     at = {band: i for i, band in enumerate(bands)}
-    return {name: (at[a], at[b]) for name, (a, b) in _DIFFERENCES.items() if a in at and b in at}
+    return {name: (at[a], at[b]) for name, (a, b) in INDICES.items() if a in at and b in at}
 
 
 def _tells_water(bands: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from geoelle.area import Area, lattices_for
-from geoelle.change_baselines import Measured, baselines, of_delta, twin_gap
+from geoelle.change_baselines import Measured, baselines, gap_of, of_delta
 from geoelle.delta import RATE, Delta, Scored, compare
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
@@ -92,21 +92,16 @@ class Dated:
         """
         if not self.is_dense:
             return {lattice: Scored.of_chips(table, probe) for lattice, table in self.chips.items()}
-        tables = self.patches()
-        if wrong := {table.probe for table in tables} - {probe.digest}:
+        if wrong := {table.probe for table in self.patches.values()} - {probe.digest}:
             raise SpaceMismatch(
                 f"the patches of {self.path} were scored by another probe ({min(wrong)[:12]}); name that one with "
                 "--probe, or map again with this one"
             )
-        area, job = self.area, self.manifest["job"]
-        px, gsd_m = tables[0].addresses.lattice.size_px, tables[0].addresses.lattice.gsd_m
-        asked = dict(lattices_for(area, gsd_m, px, px, job["epsg"]))
-        return {
-            table.addresses.lattice: Scored.of_patches(table.at(asked[table.addresses.lattice])) for table in tables
-        }
+        return {lattice: Scored.of_patches(table) for lattice, table in self.patches.items()}
 
-    def patches(self) -> list[PatchScores]:
-        """Return the scores of patches of a dense map, a table a lattice.
+    @cached_property
+    def patches(self) -> Mapping[Lattice, PatchScores]:
+        """Return the scores of the patches that a dense map was asked for, by lattice.
 
         Raises: FormatError.
         """
@@ -115,7 +110,10 @@ class Dated:
             by_zone.setdefault(file.name.partition("_")[0], []).append(file)
         if not by_zone:
             raise FormatError(f"{self.path} has no scores of patches; map it again with --dense --overwrite")
-        return [PatchScores.read(files) for files in by_zone.values()]
+        tables = [PatchScores.read(files) for files in by_zone.values()]
+        px, gsd_m = tables[0].addresses.lattice.size_px, tables[0].addresses.lattice.gsd_m
+        asked = dict(lattices_for(self.area, gsd_m, px, px, self.manifest["job"]["epsg"]))
+        return {table.addresses.lattice: table.at(asked[table.addresses.lattice]) for table in tables}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +191,9 @@ def compare_runs(
         zones[lattice] = found = compare(
             first, then, rest, later=[scored[run.path][lattice] for run in looks], rate=rate
         )
-        chips = None if before.is_dense else [run.chips[lattice] for run in judged]
-        measures[lattice] = (of_delta(found), *baselines(found, [first, then, *rest], chips))
-        notes = (*notes, gap) if (gap := twin_gap(chips)) and gap not in notes else notes
+        tables = [(run.patches if run.is_dense else run.chips)[lattice] for run in judged]
+        measures[lattice] = (of_delta(found), *baselines(found, [first, then, *rest], tables))
+        notes = (*notes, gap) if (gap := gap_of(tables)) and gap not in notes else notes
     if not zones:
         raise InputMismatch(
             f"{before.path} and {after.path} share no lattice; make both of one area, --crs and --stride"
@@ -215,7 +213,7 @@ def probe_of_dates(dates: Sequence[Dated], path: Path | None) -> Probe:
         return Probe.load(path)
     if not dates[0].is_dense:
         return probe_of_space(next(iter(dates[0].chips.values())).header.space)
-    digest = dates[0].patches()[0].probe
+    digest = next(iter(dates[0].patches.values())).probe
     if probe := next((probe for probe in shipped_probes() if probe.digest == digest), None):
         return probe
     raise SpaceMismatch(f"{dates[0].path} was mapped with a probe that does not ship; name it with --probe")

@@ -85,8 +85,8 @@ def plan_windows(job: Job, before: str, years: int, later: Sequence[str] = ()) -
     if years and (left := len(plans) - 2) < MIN_YEARS:
         told = f" ({'; '.join(notes)})" if notes else ""
         raise ProbeError(
-            f"of {years} earlier years {left} can be used{told} and {MIN_YEARS} are needed; give a longer --history, or "
-            "none for a ranking without p-values"
+            f"of {years} earlier years {left} can be used{told} and {MIN_YEARS} are needed; give a longer --history, "
+            "or none for a ranking without p-values"
         )
     plans |= {name: _plan(name, job, area) for name, area in further.items()}
     return Windows(plans=plans, notes=tuple(notes))

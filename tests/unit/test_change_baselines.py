@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geoelle import change_baselines as module
-from geoelle.change_baselines import Measured, baselines, of_delta, twin_gap
+from geoelle.change_baselines import Measured, baselines, gap_of, of_delta
 from geoelle.delta import Scored, compare
 from geoelle.embeddings import Embeddings, Header
 from geoelle.lattice import Addresses, Lattice
@@ -106,14 +106,13 @@ def test_the_twin_is_judged_as_the_others_are_and_its_absence_is_told(monkeypatc
     affine = Affine(weights_d=np.eye(8)[0], intercept=0.0, mean_d=np.zeros(8), scale_d=np.ones(8), alpha=1.0)
     monkeypatch.setattr(module, "twin_probe", lambda space: Probe(embedding=affine, space=twin_space(space)))
     tables = [year(1), year(0), *(year(2 + k) for k in range(4))]
-    assert "--twins 1" in twin_gap(tables)
+    assert "--twins 1" in gap_of(tables)
     moved = [4.0 * CHANGED[:, None] * (i == 1) for i in range(len(tables))]
     twins = [replace(t, twins={"twin0": t.vectors_nd + np.float32(by)}) for t, by in zip(tables, moved, strict=True)]
     marks = [scored(table) for table in tables]
     found = {each.name: each for each in baselines(compare(marks[0], marks[1], marks[2:]), marks, twins)}
-    assert twin_gap(twins) == ""
+    assert gap_of(twins) == ""
     assert found["untrained twin"].flag_n[CHANGED].mean() > 0.5 and found["untrained twin"].unchanged < 0.01
     assert "untrained twin" not in {each.name for each in baselines(compare(marks[0], marks[1]), marks[:2], tables[:2])}
-    assert "of patches" in twin_gap(None)
     monkeypatch.setattr(module, "twin_probe", lambda space: None)
-    assert "no probe of a twin ships for m" in twin_gap(twins)
+    assert "no probe of a twin ships for m" in gap_of(twins)

@@ -20,6 +20,7 @@ from pyproj import Transformer
 
 import scenes
 from geoelle.area import Area
+from geoelle.change import judge
 from geoelle.change_states import STATUSES
 from geoelle.cli import cli
 from geoelle.complexity import feature_names
@@ -204,8 +205,8 @@ def test_labels_score_delta_and_every_baseline(out: Path, tmp_path: Path) -> Non
 
 
 def test_unchanged_years_have_next_to_no_flag(out: Path, catalog: str, tmp_path: Path) -> None:
-    run("embed", "--bbox", BBOX, "--dates", "2018-06", "--crs", 32631, "--stride", 8, "--catalog", catalog, "--twins", 1,
-        "-o", tmp_path / "first")  # fmt: skip
+    where = ("--bbox", BBOX, "--crs", 32631, "--stride", 8, "--catalog", catalog)
+    run("embed", *where, "--dates", "2018-06", "--twins", 1, "-o", tmp_path / "first")
     before, after, *rest = dated(out, "history-1", "before", "history-2", "history-3", "history-4")
     rest.append(Dated.read(tmp_path / "first", "first"))
     found = compare_runs(before, after, rest)
@@ -362,7 +363,7 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
         plan_windows(job, "2024-05/2024-06-15", 0)
     with pytest.raises(NoItems, match="before: "):
         plan_windows(job, "2023-01", 0)
-    with pytest.raises(ProbeError, match="of 6 earlier years 2 can be used .* and 4 are needed"):
+    with pytest.raises(ProbeError, match=r"of 6 earlier years 2 can be used .* and 4 are needed"):
         plan_windows(job, "2020-06", 6)
     for later, told in ((["2024-05"], "--later is before --after"), (["2025-06", "2025-06-15"], "the windows overlap"),
                         (["2025-10"], "another season")):  # fmt: skip
@@ -449,7 +450,12 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     assert delta.counts["judged"] == len(delta.delta_n)
     scores = [next(iter(run.scored(probe).values())) for run in (before, after)]
     np.testing.assert_allclose(delta.delta_n, scores[1].difficulty_n - scores[0].difficulty_n)
-    assert [each.name for each in measures] == ["Delta", "complexity (pixels alone)", "excess"]
+    named = {each.name: each for each in measures}
+    assert {"Delta", "complexity (pixels alone)", "excess", "NDVI", "MNDWI", "red", "pixel difference"} < set(named)
+    assert not {"random direction", "embedding cosine"} & set(named) and any("tokens" in note for note in found.notes)
+    reds = [run.patches[lattice].means_nc[:, plan.bands.index("red")].astype(float) for run in (before, after, *rest)]
+    _, tested = judge(reds[0], reds[1], np.array(reds[2:]), "difference")
+    np.testing.assert_allclose(named["red"].size_n, np.abs(tested.t_n))
     x, y = delta.addresses.xy_n2.T
     flooded = (abs(x - WEST - 960) < 140) & (abs(NORTH - 960 - y) < 140)
     away = (abs(x - WEST - 960) > 240) | (abs(NORTH - 960 - y) > 240)
