@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from odc.geo.geobox import GeoBox
 
 from geoelle.alert_pictures import alert_pictures
 from geoelle.alerts import alerts_of, join_alerts, to_geojson
@@ -27,21 +28,23 @@ from geoelle.class_raster import write_class_cog
 from geoelle.dated import Comparison, Dated
 from geoelle.delta_bands import CLASS_BANDS, CLASSES, DeltaBands
 from geoelle.detection import Detection, blocks_of, detect, read_truth
-from geoelle.errors import GeoelleError
+from geoelle.errors import CatalogError, GeoelleError, ReadError
 from geoelle.files import sha256, write_bytes
 from geoelle.item import ItemFacts, OutputFile, SourceItem, write_item
 from geoelle.lattice import Lattice
 from geoelle.models import model_card
 from geoelle.products import COG, ZARR, scene_of
-from geoelle.quicklook import CREDIT, MapText
+from geoelle.quicklook import CREDIT, MapText, Scene
 from geoelle.raster import geobox_of, paint, write_cog, write_zarr
 from geoelle.report import GalleryFacts, Picture, change_report, map_pictures
 from geoelle.style import write_class_qml, write_qml
-from geoelle.thumbnails import Imagery
+from geoelle.thumbnails import Imagery, read_ground
 
 __all__ = ["DeltaProduct", "claim", "write_delta"]
 
 _FORMAT = "geoelle-delta", 1
+MOST_PX = 600
+"""Pixels a side of the scene beside a map, at most: more are read coarser."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRODUCT = re.compile(
     r"((delta|report|item)(_\d+)?(_(flagged|state|status))?|alerts)\.(tif|tif\.aux\.xml|zarr|qml|png|html|json|parquet|geojson)"
@@ -228,8 +231,24 @@ def _pictures(found: Comparison, bands: DeltaBands, lattice: Lattice, shown: xr.
         reading=f"{bands.claim()} Red: harder for the model than before; blue: easier.",
         credit=_credit(found),
     )
-    after = next(table for grid, table in found.after.chips.items() if grid.epsg == lattice.epsg)
-    return map_pictures(shown, bands.ramps(shown), text, scene=scene_of(after))
+    scenes = {}
+    for title, run in (("before", found.before), ("after", found.after)):
+        scenes |= _scene(run, title, box) or scene_of(
+            next(table for grid, table in run.chips.items() if grid.epsg == lattice.epsg), title
+        )
+    return map_pictures(shown, bands.ramps(shown), text, scenes=scenes)
+
+
+def _scene(run: Dated, title: str, box: GeoBox) -> dict[str, Scene]:
+    """Return the ground as the items show it, empty where they cannot be read any more."""
+    bounds = box.boundingbox
+    gsd_m = max(next(iter(run.chips)).gsd_m, max(bounds.span_x, bounds.span_y) / MOST_PX)
+    window = GeoBox.from_bbox(tuple(bounds.bbox), box.crs, resolution=gsd_m)
+    try:
+        ground_yx3 = read_ground(_imagery(run), [look["items"] for look in run.manifest["plan"]["looks"]], window)
+    except (CatalogError, ReadError):
+        return {}
+    return {title: Scene(rgb_yx3=ground_yx3, bounds=tuple(window.boundingbox.bbox))}
 
 
 def _facts(

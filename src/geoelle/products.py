@@ -190,7 +190,7 @@ def _write_zone(
         reading=card.reading,
         credit=_credit(plan),
     )
-    pictures = map_pictures(raster, ramps, text, scene=scene_of(embeddings))
+    pictures = map_pictures(raster, ramps, text, scenes=scene_of(embeddings))
     files = [
         OutputFile(
             key="difficulty",
@@ -346,15 +346,15 @@ def _self_href(item: Any) -> str | None:
     return strip_url(href) if href else None
 
 
-def scene_of(embeddings: Embeddings) -> Scene | None:
-    """Return the mean colour of each chip, at its cell; None where the bands have no red, green and blue."""
+def scene_of(embeddings: Embeddings, title: str = "scene") -> dict[str, Scene]:
+    """Return the mean colour of each chip, at its cell, by title; empty where the bands have no red, green and blue."""
     names = embeddings.header.feature_names
     wanted = [f"mean_{c}" for c in ("red", "green", "blue")]
     if not set(wanted) <= set(names):
-        return None
+        return {}
     colours = {w: embeddings.features_nf[:, names.index(w)] for w in wanted}
     rgb = paint(embeddings.addresses, colours)
-    return Scene(rgb_yx3=np.moveaxis(rgb.values, 0, -1), bounds=tuple(geobox_of(rgb).boundingbox.bbox))
+    return {title: Scene(rgb_yx3=np.moveaxis(rgb.values, 0, -1), bounds=tuple(geobox_of(rgb).boundingbox.bbox))}
 
 
 def _lines(plan: Plan, bands: Bands, statistics: dict[str, dict[str, float | None]]) -> tuple[str, ...]:

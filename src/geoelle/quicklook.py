@@ -73,10 +73,13 @@ class Scene:
             raise FormatError(f"scene has shape {self.rgb_yx3.shape}; give (y, x, 3) of red, green, blue")
 
 
-def quicklook(raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scene: Scene | None = None) -> bytes:
-    """Draw one panel a ramp, keyed by band, after the scene if there is one; return the bytes of a PNG.
+def quicklook(
+    raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scenes: Mapping[str, Scene] | None = None
+) -> bytes:
+    """Draw one panel a ramp, keyed by band, after the scenes, keyed by title; return the bytes of a PNG.
 
-    Where the raster has a band `applicable`, cells of 0 are hatched on every layer.
+    All scenes have the stretch of the last. Where the raster has a band `applicable`, cells of 0 are hatched on every
+    layer.
 
     Raises:
         FormatError: not a raster, no ramp, or a ramp for a band it does not have.
@@ -87,21 +90,22 @@ def quicklook(raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *,
     if not ramps:
         raise FormatError(f"no ramp to draw a raster of {bands}; give at least one")
     grid = _Grid.of(box)
+    scenes = scenes or {}
     with house_style():
-        sheet = _Sheet.plan(len(ramps) + (scene is not None), grid, text)
+        sheet = _Sheet.plan(len(ramps) + len(scenes), grid, text)
         figure = Figure(figsize=sheet.inches, dpi=DPI)
         outside_yx = raster.sel(band="applicable").values == 0 if "applicable" in bands else np.zeros(box.shape, bool)
         sheet.write(figure, text, hatched=bool(outside_yx.any()))
         axes = [sheet.panel(figure, i, grid) for i in range(sheet.count)]
-        if scene is not None:
+        for axis, scene in zip(axes, scenes.values(), strict=False):
             west, south, east, north = scene.bounds
-            colours = _stretch(scene.rgb_yx3)
-            axes[0].imshow(colours, extent=(west, east, south, north), interpolation="antialiased")
-        for i, (name, ramp) in enumerate(ramps.items(), start=scene is not None):
+            colours = _stretch(scene.rgb_yx3, [*scenes.values()][-1].rgb_yx3)
+            axis.imshow(colours, extent=(west, east, south, north), interpolation="antialiased")
+        for i, (name, ramp) in enumerate(ramps.items(), start=len(scenes)):
             image = _paint(axes[i], raster.sel(band=name).values, ramp, grid)
             _colour_bar(figure.add_axes(sheet.bar(i)), image, ramp)
             _hatch(axes[i], outside_yx, grid, sheet.map_inches)
-        for i, name in enumerate((["scene"] if scene is not None else []) + list(ramps)):
+        for i, name in enumerate([*scenes, *ramps]):
             axes[i].set_title(f"{'abcdefghijkl'[i]}  {name}", pad=5)
             axes[i].set(xlim=(grid.bounds[0], grid.bounds[2]), ylim=(grid.bounds[1], grid.bounds[3]))
         _scale_bar(axes[0], grid, sheet.map_inches)
@@ -271,12 +275,12 @@ def _colour_bar(axis: Axes, image: AxesImage, ramp: Ramp) -> None:
     legend.set_label(ramp.legend, size=8, labelpad=2)
 
 
-def _stretch(rgb_yx3: np.ndarray) -> np.ndarray:
-    """Return RGBA in 0-1: one joint 1-99% stretch, so colours stay true, brightened a little."""
-    finite = np.isfinite(rgb_yx3).all(axis=2)
+def _stretch(rgb_yx3: np.ndarray, like_yx3: np.ndarray) -> np.ndarray:
+    """Return RGBA in 0-1: one joint 1-99% stretch, that of `like_yx3`, so colours stay true, brightened a little."""
+    finite, known = (np.isfinite(rgb).all(axis=2) for rgb in (rgb_yx3, like_yx3))
     shown = np.zeros((*rgb_yx3.shape[:2], 4))
-    if finite.any():
-        low, high = np.percentile(rgb_yx3[finite], (1, 99))
+    if finite.any() and known.any():
+        low, high = np.percentile(like_yx3[known], (1, 99))
         scaled = np.clip((rgb_yx3[finite] - low) / max(high - low, 1e-9), 0, 1)
         shown[finite] = np.concatenate([scaled ** (1 / 1.3), np.ones((len(scaled), 1))], axis=1)
     return shown

@@ -206,17 +206,17 @@ def change_report(facts: GalleryFacts, figures: Sequence[Picture]) -> str:
 
 
 def map_pictures(
-    raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scene: Scene | None = None
+    raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scenes: Mapping[str, Scene] | None = None
 ) -> tuple[Picture, ...]:
-    """Draw the map of every ramp, keyed by band, and the distribution of the first one.
+    """Draw the scenes, keyed by title, the map of every ramp, keyed by band, and the distribution of the first one.
 
     Raises:
         FormatError: not a raster, no ramp, or a ramp of a band it does not have.
     """
-    drawn = quicklook(raster, ramps, text, scene=scene)
+    drawn = quicklook(raster, ramps, text, scenes=scenes)
     name, ramp = next(iter(ramps.items()))
     spread = histogram(raster.sel(band=name).values, ramp)
-    seen = "The scene, then each" if scene is not None else "Each"
+    seen = f"The scene{'s' * (len(scenes) > 1)}, then each" if scenes else "Each"
     beyond = "; striped: outside the area of applicability" if "applicable" in raster["band"].values else ""
     return (
         Picture(title="Map", caption=f"{seen} layer at one pixel a cell; hatched: no data{beyond}.", png=drawn),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from geoelle.looks import Look
 from geoelle.measures import Measures
 from geoelle.read import read_window
 
-__all__ = ["COLOURS", "Imagery", "Thumbnail", "Thumbnails", "read_thumbnails", "window_of"]
+__all__ = ["COLOURS", "Imagery", "Thumbnail", "Thumbnails", "read_ground", "read_thumbnails", "window_of"]
 
 COLOURS = ("red", "green", "blue")
 SIDE_PX = 96
@@ -97,6 +97,25 @@ def read_thumbnails(
         if progress:
             progress(done, len(set(chips.tolist())), "pictures")
     return Thumbnails(of=of, bands=bands, reasons=reasons)
+
+
+def read_ground(imagery: Imagery, ids: Sequence[Sequence[str]], box: GeoBox) -> np.ndarray:
+    """Read a whole window in true colour, (y, x, 3) in the sensor's unit: each pixel from the first look that shows it.
+
+    `ids` are the items of each look, best first.
+
+    Raises: CatalogError, ReadError (an item cannot be read any more, or has no red, green and blue).
+    """
+    found = search(imagery.area, catalog=imagery.items, sensor=imagery.sensor, cloud_max=None)
+    if _bands(found) != COLOURS:
+        raise ReadError(f"{imagery.sensor} has no red, green and blue; choose another sensor for pictures")
+    ground_yx3 = np.full((*box.shape, 3), np.nan, np.float32)
+    for names in ids:
+        items = _items(found, ";".join(names))
+        look = Look(date=np.datetime64("NaT"), date_half_width_days=0.0, items=items, cloud=None, coverage=1.0)
+        window = read_window([look], box, found.sensor, COLOURS, sign=found.access)
+        ground_yx3 = np.where(np.isfinite(ground_yx3), ground_yx3, np.moveaxis(window.values[0], 0, -1))
+    return ground_yx3
 
 
 def window_of(table: Embeddings, row: int) -> tuple[GeoBox, int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import geopandas
 import numpy as np
@@ -16,9 +17,11 @@ import rasterio
 import shapely
 import xarray as xr
 from click.testing import CliRunner
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 import scenes
+from geoelle import delta_product as product_module
 from geoelle.area import Area
 from geoelle.change import judge
 from geoelle.change_states import STATUSES
@@ -467,3 +470,23 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     other = replace(probe, licence="another").save(tmp_path / "other.safetensors")
     with pytest.raises(SpaceMismatch, match="scored by another probe"):
         compare_runs(before, after, rest, probe=other)
+
+
+def test_the_ground_is_shown_as_the_items_show_it_and_coarser_where_it_is_large(out: Path, monkeypatch) -> None:
+    run, bounds = Dated.read(out / "before", "before"), (WEST + 320, NORTH - 1600, WEST + 1600, NORTH - 320)
+    box = GeoBox.from_bbox(bounds, 32631, resolution=80)
+    scene = product_module._scene(run, "before", box)["before"]
+    assert scene.rgb_yx3.shape == (128, 128, 3) and np.isfinite(scene.rgb_yx3).mean() > 0.9
+    with rasterio.open(read_items(run)["red"]) as file:
+        left, top = round((WEST + 320 - file.bounds.left) / 10), round((file.bounds.top - NORTH + 320) / 10)
+        raw = file.read(1)[top : top + 128, left : left + 128]
+    red = scene.rgb_yx3[..., 0]
+    assert np.corrcoef(red[np.isfinite(red)], raw[np.isfinite(red)])[0, 1] > 0.999
+    monkeypatch.setattr(product_module, "MOST_PX", 32)
+    assert product_module._scene(run, "before", box)["before"].rgb_yx3.shape == (32, 32, 3)
+    monkeypatch.setattr(product_module, "read_ground", Mock(side_effect=ReadError("gone")))
+    assert product_module._scene(run, "before", box) == {}
+
+
+def read_items(run: Dated) -> dict[str, str]:
+    return {name: asset["href"] for name, asset in run.items[0]["assets"].items()}

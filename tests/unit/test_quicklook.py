@@ -45,7 +45,7 @@ def test_maps_of_any_shape_are_drawn(height: int, width: int, with_scene: bool) 
         "difficulty": RAMP,
         "excess": Ramp.diverging(np.array([0.5, -0.4]), label="excess", unit="ln loss"),
     }
-    image = pixels(quicklook(raster, ramps, TEXT, scene=scene if with_scene else None))
+    image = pixels(quicklook(raster, ramps, TEXT, scenes={"scene": scene} if with_scene else {}))
     assert 300 < image.shape[0] < 3000
     assert 800 < image.shape[1] < 3000
 
@@ -74,7 +74,7 @@ def test_a_scene_without_data_leaves_the_hatch() -> None:
     raster = painted(12, 12)
     rgb = np.full((10, 10, 3), np.nan)
     image = pixels(
-        quicklook(raster, {"difficulty": RAMP}, TEXT, scene=Scene(rgb_yx3=rgb, bounds=(0, 0, 1, 1)))
+        quicklook(raster, {"difficulty": RAMP}, TEXT, scenes={"scene": Scene(rgb_yx3=rgb, bounds=(0, 0, 1, 1))})
     )
     assert near(image, "#d8dbe0").mean() > 0.1
 
