@@ -26,6 +26,7 @@ from geoelle.alert_pictures import alert_pictures
 from geoelle.alerts import alerts_of, join_alerts, to_geojson
 from geoelle.class_raster import write_class_cog
 from geoelle.dated import Comparison, Dated
+from geoelle.delta import STATES
 from geoelle.delta_bands import CLASS_BANDS, CLASSES, DeltaBands
 from geoelle.detection import Detection, blocks_of, detect, read_truth
 from geoelle.errors import CatalogError, GeoelleError, ReadError
@@ -191,7 +192,8 @@ def _evaluated(found: Comparison, lattice: Lattice, labels: Path | None) -> _Sco
     cells = found.zones[lattice].addresses
     truth_n, block_n = read_truth(labels, cells), blocks_of(cells)
     known_n = np.isfinite(found.measures[lattice][0].size_n)
-    scores = tuple(detect(each.size_n, truth_n, block_n, each.flag_n) for each in found.measures[lattice])
+    inside_n = found.zones[lattice].state_n != STATES.index("outside")
+    scores = tuple(detect(each.size_n, truth_n, block_n, each.flag_n, inside_n) for each in found.measures[lattice])
     return float(truth_n[known_n].mean()), scores
 
 

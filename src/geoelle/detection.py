@@ -29,7 +29,9 @@ _DRAWS = 500
 class Detection:
     """How well a measure ranks changed cells above others, with 95% intervals; NaN where undefined.
 
-    `lift` is AUPRC over the prevalence; `recall` at `FALSE_AREA`; `f1` of the flags, NaN where there are none.
+    `lift` is AUPRC over the prevalence; `recall` at `FALSE_AREA`. Of the flags, NaN where there are none: `f1`,
+    `flagged`, the share of changed cells that are flagged, and `flagged_inside`, the same without cells that lie
+    outside the area of applicability after.
     """
 
     auroc: Interval
@@ -37,12 +39,15 @@ class Detection:
     lift: Interval
     recall: Interval
     f1: Interval
+    flagged: Interval
+    flagged_inside: Interval
 
     def row(self) -> dict[str, str]:
         """Return the columns of a report."""
         return {
             "AUROC": str(self.auroc), "AUPRC": str(self.auprc), "AUPRC / prevalence": str(self.lift),
             f"recall at {FALSE_AREA:.0%} false alarms": str(self.recall), "F1 of flags": str(self.f1),
+            "recall of flags": str(self.flagged), "the same, cells outside left out": str(self.flagged_inside),
         }  # fmt: skip
 
     def to_dict(self) -> dict[str, dict[str, float | None]]:
@@ -81,10 +86,16 @@ def blocks_of(addresses: Addresses) -> np.ndarray:
     return (addresses.rows // side << 32) + addresses.cols // side
 
 
-def detect(size_n: np.ndarray, truth_n: np.ndarray, block_n: np.ndarray, flag_n: np.ndarray | None = None) -> Detection:
+def detect(
+    size_n: np.ndarray, truth_n: np.ndarray, block_n: np.ndarray, flag_n: np.ndarray | None = None,
+    inside_n: np.ndarray | None = None,
+) -> Detection:  # fmt: skip
     """Score a measure: a cell of larger `size_n` should be one where `truth_n` is 1. Cells of NaN are left out.
 
-    AUPRC is the average precision. Raises `HoldoutError` for fewer than two blocks.
+    `inside_n` is False for cells outside the area of applicability after (all inside where it
+    is not given). AUPRC is the average precision.
+
+    Raises: HoldoutError (fewer than two blocks).
 
     >>> detect(np.arange(8.0), np.arange(8) > 5, np.arange(8) % 4).auroc.value
     1.0
@@ -95,25 +106,35 @@ def detect(size_n: np.ndarray, truth_n: np.ndarray, block_n: np.ndarray, flag_n:
     order = np.argsort(-size_n, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(size_n[order])), len(order) - 1)
     flag = None if flag_n is None else np.nan_to_num(flag_n[known_n])
-    found = np.array([_one(c_p[draws.place_n], truth_n, order, ends, flag) for c_p in draws.counts_dp])
-    return Detection(**dict(zip(("auroc", "auprc", "lift", "recall", "f1"), map(Interval.of, found.T), strict=True)))
+    inside = np.ones(len(size_n)) if inside_n is None else inside_n[known_n].astype(np.float64)
+    found = np.array([
+        (*_one(w_n, truth_n, order, ends), *_of_flags(w_n, truth_n, flag, inside))
+        for w_n in (c_p[draws.place_n] for c_p in draws.counts_dp)
+    ])  # fmt: skip
+    return Detection(**dict(zip(Detection.__slots__, map(Interval.of, found.T), strict=True)))
 
 
-def _one(
-    weight_n: np.ndarray, truth_n: np.ndarray, order: np.ndarray, ends: np.ndarray, flag_n: np.ndarray | None
-) -> tuple[float, ...]:
-    """Return the scores of one draw: every cell counts `weight_n` times."""
+def _one(weight_n: np.ndarray, truth_n: np.ndarray, order: np.ndarray, ends: np.ndarray) -> tuple[float, ...]:
+    """Return the scores of the ranking in one draw: every cell counts `weight_n` times."""
     true = np.cumsum((weight_n * truth_n)[order])[ends]
     false = np.cumsum((weight_n * (1 - truth_n))[order])[ends]
     if not true[-1] or not false[-1]:
-        return (np.nan,) * 5
+        return (np.nan,) * 4
     share_true, share_false = np.append(0, true / true[-1]), np.append(0, false / false[-1])
     precision = true / np.maximum(true + false, 1e-300)
     auprc = float(np.sum(np.diff(share_true) * precision))
     prevalence = true[-1] / (true[-1] + false[-1])
     recall = share_true[share_false <= FALSE_AREA].max()
-    f1 = np.nan
-    if flag_n is not None:
-        hits = np.sum(weight_n * flag_n * truth_n)
-        f1 = 2 * hits / (np.sum(weight_n * flag_n) + true[-1])
-    return float(np.trapezoid(share_true, share_false)), auprc, auprc / prevalence, float(recall), float(f1)
+    return float(np.trapezoid(share_true, share_false)), auprc, auprc / prevalence, float(recall)
+
+
+def _of_flags(
+    weight_n: np.ndarray, truth_n: np.ndarray, flag_n: np.ndarray | None, inside_n: np.ndarray
+) -> tuple[float, float, float]:
+    """Return F1 of the flags of one draw, and the share of changed cells that they find, of all and of those inside."""
+    if flag_n is None:
+        return (np.nan,) * 3
+    true, flags = weight_n * truth_n, weight_n * flag_n
+    sums = (np.sum(true * flag_n), np.sum(true)), (np.sum(true * flag_n * inside_n), np.sum(true * inside_n))
+    f1 = 2 * sums[0][0] / (flags.sum() + sums[0][1]) if sums[0][1] else np.nan
+    return (float(f1), *(float(hits / of) if of else np.nan for hits, of in sums))

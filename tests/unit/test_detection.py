@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 import scenes
 from geoelle.detection import blocks_of, detect, read_truth
@@ -37,6 +37,18 @@ def test_recall_is_that_at_a_hundredth_of_false_alarms() -> None:
     truth_n = np.append(np.ones(10), np.zeros(200))
     size_n = np.append(np.linspace(10, 1, 10), np.append([5.5, 4.5, 3.5], np.zeros(197)))
     assert detect(size_n, truth_n, np.arange(210) % 7).recall.value == 0.7  # two of 200 lie above the seventh
+
+
+def test_recall_of_flags_is_told_with_the_cells_outside_and_without() -> None:
+    rng = np.random.default_rng(2)
+    truth_n, flag_n, inside_n = (rng.random(400) < share for share in (0.3, 0.5, 0.6))
+    size_n, truth_n = rng.normal(size=400), truth_n.astype(float)
+    found = detect(size_n, truth_n, blocks_of(MESH), flag_n.astype(float), inside_n)
+    assert found.flagged.value == pytest.approx(recall_score(truth_n, flag_n))
+    assert found.flagged_inside.value == pytest.approx(recall_score(truth_n[inside_n], flag_n[inside_n]))
+    assert detect(size_n, truth_n, blocks_of(MESH), flag_n.astype(float)).flagged_inside.value == found.flagged.value
+    assert np.isnan(detect(size_n, truth_n, blocks_of(MESH)).flagged.value)
+    assert np.isnan(detect(size_n, truth_n, blocks_of(MESH), flag_n.astype(float), truth_n == 0).flagged_inside.value)
 
 
 def test_chance_is_a_half_and_blocks_widen_the_interval() -> None:
