@@ -72,8 +72,14 @@ PRODUCTS = (
     ),
     Product(
         title="geoelle delta: what changed", folder="delta", picture="delta.png",
-        sentence="Difficulty of one summer minus that of another, tested against earlier years, beside three changes that "
-        "need no model.",
+        sentence="One square kilometre of forest in Romania in which small clearings are cut: difficulty of one August less "
+        "that of the one before, patch by patch, tested by four earlier Augusts and followed into September. Delta flags "
+        "nothing that it can stand by; the table of the report says what bands and indices flag.",
+    ),
+    Product(
+        title="geoelle series: a place through time", folder="series", picture="series.png",
+        sentence="Two patches of that forest on every clear date of six years. Grey: where nine of ten dates should lie by the "
+        "season, with the share that did, measured on years left out. The dates above it in winter are snow.",
     ),
 )  # fmt: skip
 

@@ -141,10 +141,14 @@ class DeltaBands:
         )
         return (
             f"Tested: {how}, less the shift of the whole map ({found.tested.shift:+.3g} {self.linear}), by a moderated "
-            f"t ({prior} prior degrees of freedom, {years - 1} of the years), divided by {found.tested.inflation:.2f}, "
-            "what the whole map differs more than those years do; flagged at "
+            f"t ({prior} prior degrees of freedom, {years - 1} of the years){self._deflated()}; flagged at "
             f"q <= {found.rate:g} (Benjamini and Hochberg)."
         )
+
+    def _deflated(self) -> str:
+        if (inflation := self.delta.tested.inflation) == 1:
+            return ""
+        return f", divided by {inflation:.2f} since the whole map differs more than those years do"
 
     def sentences(self) -> tuple[str, ...]:
         """Return what a reader must know, the claim first."""

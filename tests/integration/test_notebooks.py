@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from rio_cogeo.cogeo import cog_validate
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-WRITES = {"01_map_a_coast": {"coast.tif", "coast-probe.safetensors"}}
+WRITES = {"01_map_a_coast": {"coast.tif", "coast-probe.safetensors"}, "02_what_changed": {"forest"}}
 
 
 @pytest.fixture
