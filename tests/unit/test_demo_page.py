@@ -88,15 +88,15 @@ def test_what_does_not_hold_comes_first_and_is_what_the_files_say(page, out: Pat
 
 
 def test_a_folder_that_the_demo_grew_since_is_shown(page, out: Path):
-    (out / "series").mkdir()
-    (out / "series" / "report.html").write_text("<html><title>Harder &amp; harder</title></html>")
-    with pytest.raises(GeoelleError, match="series cannot be shown"):
+    (out / "atlas").mkdir()
+    (out / "atlas" / "report.html").write_text("<html><title>Harder &amp; harder</title></html>")
+    with pytest.raises(GeoelleError, match="atlas cannot be shown"):
         page.products_of(out)
-    for name in ("a.png", "series.png"):
-        (out / "series" / name).write_bytes(PNG)
+    for name in ("a.png", "atlas.png"):
+        (out / "atlas" / name).write_bytes(PNG)
     *known, grown = page.products_of(out)
     assert len(known) == len(page.PRODUCTS)
-    assert (grown.title, grown.links) == ("Harder & harder", (("Open its report", "series/report.html"),))
+    assert (grown.title, grown.links) == ("Harder & harder", (("Open its report", "atlas/report.html"),))
 
 
 @pytest.mark.parametrize("lost", ["fit/scores.png", "delta/report.html", "rank/gallery.html", "difficulty.png"])
