@@ -70,6 +70,17 @@ def published(docs: Path, out: Path) -> tuple[Block, ...]:
             rows=tuple(faults),
             links=_links(out, docs, "scripts/evaluate_flags.py", "evaluation.md"),
         ),
+        Block(
+            title="Does Delta find what changed?",
+            lines=("Changes of known size put into the last year of the Romanian forest, and the share of their cells that "
+                   "each measure flags. Delta has little power and keeps its rate; a band flags far more, rightly and wrongly.",),
+            picture=_picture(
+                docs / "img" / "delta-power.png", "scripts/evaluate_power.py", "Does Delta find what changed?",
+                "Share of the injected cells that are flagged at q <= 0.1, by kind, size and amplitude.",
+            ),
+            links=_links(out, docs, "scripts/evaluate_power.py and scripts/evaluate_delta.py", "evaluation-delta-series.md",
+                         "evaluation-delta.md"),
+        ),
         _checkpoints(docs, out),
     )  # fmt: skip
 

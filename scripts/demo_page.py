@@ -174,7 +174,7 @@ def render(out: Path, docs: Path, rows: Sequence[flags.Row], bench: flags.Bench)
         title="geoelle on the embedded scenes",
         summary="A foundation model learns by filling in hidden ground; its loss says how badly it does. A ridge probe "
         "reads that loss off the model's embedding, without hiding anything: the number it reads is the difficulty. Each "
-        "picture below is one command of `make demo`; each number stands beside the simpler predictors it has to beat.",
+        "picture below is one command of the demo; each number stands beside the simpler predictors it has to beat.",
         negative=negative_of(docs, rows), parts=parts, credit=CREDIT,
     )  # fmt: skip
 

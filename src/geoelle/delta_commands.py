@@ -29,7 +29,7 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
     "--history",
     multiple=True,
     metavar="N | RUN",
-    help="Earlier years to judge by: how many of the window after, or with RUNS a run each. Without: no test.",
+    help="Earlier years to judge by, 4 or more: how many of the window after, or with RUNS a run each. Without: no test.",
 )
 @click.option(
     "--later",

@@ -66,7 +66,7 @@ def test_every_product_has_its_picture_its_sentence_and_a_link_that_leads_there(
     links = re.findall(r'href="([^"#]+)"', text)
     assert len(links) >= len(page.PRODUCTS) + 5
     assert [link for link in links if not (out / link).exists()] == []  # those into docs/ too
-    assert text.count("data:image/png;base64,") == len(page.PRODUCTS) + 2
+    assert text.count("data:image/png;base64,") == len(page.PRODUCTS) + 3
     assert "Held out: blocks of pairs." in text and "Log-loss: ELLE of fit loses to &lt;trees&gt;" in text
     assert "http" not in re.sub(r'"data:[^"]*"', "", text)  # nothing is fetched
 
@@ -119,6 +119,7 @@ def test_a_published_file_that_is_missing_or_of_another_kind_is_no_hole(page, ou
         "nano-checkpoints.jsonl",
         "img/checkpoints.png",
         "img/downstream.png",
+        "img/delta-power.png",
     )
     for name in names:
         shutil.copy(DOCS / name, docs / name)
