@@ -40,13 +40,24 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def show(facts: dict[str, Any], as_json: bool) -> None:
-    """Print facts as JSON, or as a table of two columns with lists as text."""
+    """Print facts as JSON, or as a table of two columns with lists and objects as text."""
     if as_json:
         print_json(facts)
         return
-    print_table(
-        ["what", "value"], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in facts.items()]
-    )
+    print_table(["what", "value"], [[name, _plain(value)] for name, value in facts.items()])
+
+
+def _plain(value: object, between: str = ", ") -> str:
+    """Return a value as a person writes it.
+
+    >>> _plain([{"date": "2024-06-01", "items": ["a", "b"]}, None])
+    'date 2024-06-01, items a b; none'
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(each, ' ')}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ("; " if any(isinstance(each, dict) for each in value) else between).join(map(_plain, value))
+    return "none" if value is None else str(value)
 
 
 @contextmanager

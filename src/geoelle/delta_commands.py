@@ -29,7 +29,7 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
     "--history",
     multiple=True,
     metavar="N | RUN",
-    help="Earlier years to judge by, 4 or more: how many of the window after, or with RUNS a run each. Without: no test.",
+    help="Earlier years to judge by, 4 or more: how many of the window after, or with RUNS a run each. Else no test.",
 )
 @click.option(
     "--later",
@@ -99,7 +99,7 @@ def _of_area(options: dict[str, Any]) -> None:
     windows = _planned(options)
     probe = probe_for(windows.plans["after"], options["probe"])
     if options["dry_run"]:
-        console.show(windows.to_dict(), options["as_json"])
+        _show_windows(windows, options["as_json"])
         return
     if windows.bytes > ASK_BYTES and not options["yes"]:
         raise GeoelleError(
@@ -128,6 +128,22 @@ def _planned(options: dict[str, Any]) -> Windows:
     twins = int(not options["dense"] and options["weights"] is None and ships_twin(options["model"]))
     job = job_of(options | {"dates": options["after"]}, dense=options["dense"], twins=twins)
     return plan_windows(job, options["before"], _years(options["history"]), options["later"])
+
+
+def _show_windows(windows: Windows, as_json: bool) -> None:
+    if as_json:
+        console.print_json(windows.to_dict())
+        return
+    console.print_table(
+        ["run", "seen", "items", "cells", "chips", "to read"],
+        [
+            [name, " ".join(str(look.date)[:10] for look in plan.looks), sum(len(look.items) for look in plan.looks),
+             sum(len(cells) for _, cells in plan.cells), plan.chips, console.human_bytes(plan.bytes)]
+            for name, plan in windows.plans.items()
+        ],
+    )  # fmt: skip
+    for note in windows.notes:
+        console.talk(note)
 
 
 def _years(given: tuple[str, ...]) -> int:

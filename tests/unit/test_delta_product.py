@@ -490,3 +490,10 @@ def test_the_ground_is_shown_as_the_items_show_it_and_coarser_where_it_is_large(
 
 def read_items(run: Dated) -> dict[str, str]:
     return {name: asset["href"] for name, asset in run.items[0]["assets"].items()}
+
+
+def test_a_dry_run_is_a_table_of_the_runs(catalog: str, tmp_path: Path) -> None:
+    told = run("delta", *COMMAND, "--catalog", catalog, "--history", 4, "-o", tmp_path / "dry", "--dry-run")
+    rows = [line.split() for line in told.splitlines()]
+    assert [row[0] for row in rows] == ["run", "before", "after", *(f"history-{back}" for back in range(1, 5))]
+    assert rows[1][1:3] == ["2023-06-01", "1"] and not (tmp_path / "dry").exists()
