@@ -93,12 +93,18 @@ def baselines(delta: Delta, scored: Sequence[Scored], tables: Sequence[Table]) -
 
 def gap_of(tables: Sequence[Table]) -> str:
     """Return which of the baselines are missing, why, and what helps; "" where none is."""
-    missing = "The untrained twin is not among the baselines: "
     if isinstance(tables[0], PatchScores):
         return (
-            "The untrained twin, a random direction and distances of tokens are not among the baselines: a dense map "
-            "keeps what one probe says of patches, not their tokens"
+            "The untrained twin, the true loss, a random direction and distances of tokens are not among the "
+            "baselines: a dense map keeps what one probe says of patches, not their tokens"
         )
+    lossless = any(table.loss_n is None for table in tables)
+    loss = "The true loss is not among the baselines: a run holds none; add --loss" if lossless else ""
+    return "; ".join(filter(None, (_twin_gap(tables), loss)))
+
+
+def _twin_gap(tables: Sequence[Embeddings]) -> str:
+    missing = "The untrained twin is not among the baselines: "
     space = tables[0].header.space
     if twin_probe(space) is None:
         return missing + f"no probe of a twin ships for {space['model']} with the bands {space.get('bands', '')}"
@@ -131,7 +137,7 @@ def _vector_numbers(tables: Sequence[Table]) -> Iterator[tuple[str, Callable[[Em
     direction_d = np.random.default_rng(_SEED).normal(size=table.vectors_nd.shape[1])
     direction_d /= np.linalg.norm(direction_d)
     yield "random direction", lambda t: t.vectors_nd.astype(np.float64) @ direction_d
-    if not gap_of(tables):
+    if not _twin_gap(tables):
         yield "untrained twin", partial(_twin, twin_probe(table.header.space))
     if all(t.loss_n is not None for t in tables):
         yield "true loss", lambda t: np.log(np.maximum(t.loss_n, _LEAST))

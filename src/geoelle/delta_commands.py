@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["delta"]
 
-_OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights", "epsg", "stride_px", "dense")
+_OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights", "epsg", "stride_px", "dense", "loss")
 
 
 @click.command()
@@ -53,6 +53,7 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
     help="GeoJSON or GeoParquet of polygons that changed: score Delta and every baseline against them.",
 )
 @click.option("--dense", is_flag=True, help="One cell a patch, with --bbox. Needs its own probe.")
+@click.option("--loss", is_flag=True, help="Judge the change of the true loss too, with --bbox: slower.")
 @model_options
 @output_options
 def delta(runs: tuple[Path, ...], **options: Any) -> None:
@@ -126,7 +127,9 @@ def _planned(options: dict[str, Any]) -> Windows:
     if not options["before"] or not options["after"]:
         raise click.UsageError("give two runs, or an area with --before and --after")
     twins = int(not options["dense"] and options["weights"] is None and ships_twin(options["model"]))
-    job = job_of(options | {"dates": options["after"]}, dense=options["dense"], twins=twins)
+    if options["dense"] and options["loss"]:
+        raise click.UsageError("--loss is of chips, --dense of patches; give one of them")
+    job = job_of(options | {"dates": options["after"]}, dense=options["dense"], loss=options["loss"], twins=twins)
     return plan_windows(job, options["before"], _years(options["history"]), options["later"])
 
 

@@ -111,7 +111,8 @@ def test_the_twin_is_judged_as_the_others_are_and_its_absence_is_told(monkeypatc
     twins = [replace(t, twins={"twin0": t.vectors_nd + np.float32(by)}) for t, by in zip(tables, moved, strict=True)]
     marks = [scored(table) for table in tables]
     found = {each.name: each for each in baselines(compare(marks[0], marks[1], marks[2:]), marks, twins)}
-    assert gap_of(twins) == ""
+    assert gap_of(twins) == "The true loss is not among the baselines: a run holds none; add --loss"
+    assert gap_of([replace(t, loss_n=np.ones(CELLS)) for t in twins]) == ""
     assert found["untrained twin"].flag_n[CHANGED].mean() > 0.5 and found["untrained twin"].unchanged < 0.01
     assert "untrained twin" not in {each.name for each in baselines(compare(marks[0], marks[1]), marks[:2], tables[:2])}
     monkeypatch.setattr(module, "twin_probe", lambda space: None)

@@ -386,6 +386,7 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
         (("a/", "b/", "--bbox", "1,2,3,4"), "--bbox are of an area"),
         (("--bbox", "1,2,3,4", "--before", "2020"), "with --before and --after"),
         (("--bbox", "4,52,5,53", "--before", "2020", "--after", "2021", "--history", "x"), "no count of years"),
+        (("--bbox", "4,52,5,53", "--before", "2020", "--after", "2021", "--dense", "--loss"), "--loss is of chips"),
     ],
 )
 def test_wrong_usage_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
