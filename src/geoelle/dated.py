@@ -97,7 +97,7 @@ class Dated:
                 f"the patches of {self.path} were scored by another probe ({min(wrong)[:12]}); name that one with "
                 "--probe, or map again with this one"
             )
-        return {lattice: Scored.of_patches(table) for lattice, table in self.patches.items()}
+        return {lattice: Scored.of_patches(table, probe) for lattice, table in self.patches.items()}
 
     @cached_property
     def patches(self) -> Mapping[Lattice, PatchScores]:

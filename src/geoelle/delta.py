@@ -83,11 +83,12 @@ class Scored:
         )  # fmt: skip
 
     @classmethod
-    def of_patches(cls, table: PatchScores) -> Self:
-        """Take the scores of patches as they are; a dense probe has no area of applicability."""
+    def of_patches(cls, table: PatchScores, probe: Probe) -> Self:
+        """Take the scores of patches as they are; inside is what the chip says that has the patch in its middle."""
+        inside_n = None if probe.reach is None else probe.reach.inside(table.dissimilarity_n).astype(np.float64)
         return cls(
             addresses=table.addresses, difficulty_n=table.mean_n, complexity_n=table.complexity_n.astype(np.float64),
-            days_n=table.days_n.astype(np.float64), probe=table.probe,
+            days_n=table.days_n.astype(np.float64), probe=table.probe, inside_n=inside_n,
         )  # fmt: skip
 
     def at(self, addresses: Addresses) -> Self:

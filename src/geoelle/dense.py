@@ -30,8 +30,8 @@ DENSE_BANDS = ("difficulty", "complexity", "excess", "date", "shift_sd", "offset
 FORMAT_VERSION = 1
 _KEY = b"geoelle-dense"
 _EPOCH = np.datetime64("1970-01-01", "s")
-_COLUMNS = {"row": pa.int64(), "col": pa.int64(), "complexity": pa.float32(), "date": pa.float32()}
-_ARRAYS = {"by_offset_nk": 2, "means_nc": 2, "complexity_n": 1, "days_n": 1}
+_COLUMNS = {"row": pa.int64(), "col": pa.int64()} | dict.fromkeys(("complexity", "dissimilarity", "date"), pa.float32())
+_ARRAYS = {"by_offset_nk": 2, "means_nc": 2, "complexity_n": 1, "dissimilarity_n": 1, "days_n": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,8 +39,9 @@ class PatchScores:
     """Hold what one probe says of patches, each address once, by row, then column.
 
     `by_offset_nk` is float32 on the probe's linear scale (w'x + b), one column an offset, NaN where no valid chip of
-    that offset sees the patch. `complexity_n` is the same of the pixels and `days_n` days since 1970-01-01, of the chip
-    that has the patch in its middle; NaN where that chip or the patch is not valid. `probe` is the digest.
+    that offset sees the patch. Of the chip that has the patch in its middle, NaN where that chip or the patch is not
+    valid: `complexity_n` is the same of the pixels, `dissimilarity_n` that of the token (NaN for a probe without a
+    reach), `means_nc` the mean of each band of the space, `days_n` days since 1970-01-01. `probe` is the digest.
 
     Raises: InputMismatch (arrays of other shapes).
     """
@@ -48,6 +49,7 @@ class PatchScores:
     addresses: Addresses
     by_offset_nk: np.ndarray
     complexity_n: np.ndarray
+    dissimilarity_n: np.ndarray
     means_nc: np.ndarray
     days_n: np.ndarray
     space: Mapping[str, object]
@@ -69,6 +71,7 @@ class PatchScores:
         chips: Embeddings,
         linear_nhw: np.ndarray,
         complexity_nij: np.ndarray,
+        dissimilarity_nij: np.ndarray,
         means_nijc: np.ndarray,
         *,
         patch_px: int,
@@ -85,15 +88,16 @@ class PatchScores:
         by_offset_nk[place, np.repeat(offset_of(chips.addresses), h * w)] = linear_nhw.ravel()
         days = np.where(chips.valid_n, (chips.times_n - _EPOCH) / np.timedelta64(1, "D"), np.nan)
         middle = place.reshape(n, h, w)[:, *[answering(lattice, patch_px)] * 2].ravel()
-        complexity_n, days_n = (np.full(len(keys), np.nan, np.float32) for _ in range(2))
-        complexity_n[middle] = complexity_nij.ravel()
+        complexity_n, dissimilarity_n, days_n = (np.full(len(keys), np.nan, np.float32) for _ in range(3))
+        complexity_n[middle], dissimilarity_n[middle] = complexity_nij.ravel(), dissimilarity_nij.ravel()
         means_nc = np.full((len(keys), means_nijc.shape[-1]), np.nan, np.float32)
         means_nc[middle] = means_nijc.reshape(-1, means_nijc.shape[-1])
         days_n[middle] = np.repeat(days, complexity_nij[0].size)
         days_n[np.isnan(complexity_n)] = np.nan
         return cls(
-            addresses=patches[first], by_offset_nk=by_offset_nk, complexity_n=complexity_n, means_nc=means_nc,
-            days_n=days_n, space=dict(probe.space), probe=probe.digest,
+            addresses=patches[first], by_offset_nk=by_offset_nk, complexity_n=complexity_n,
+            dissimilarity_n=dissimilarity_n, means_nc=means_nc, days_n=days_n, space=dict(probe.space),
+            probe=probe.digest,
         )  # fmt: skip
 
     @property
@@ -160,7 +164,9 @@ class PatchScores:
 
         Raises: GeoelleError (the system refused the write).
         """
-        values = (self.addresses.rows, self.addresses.cols, self.complexity_n, self.days_n)
+        values = (
+            self.addresses.rows, self.addresses.cols, self.complexity_n, self.dissimilarity_n, self.days_n,
+        )  # fmt: skip
         columns = {name: pa.array(v, kind) for (name, kind), v in zip(_COLUMNS.items(), values, strict=True)}
         for name, array in (("means", self.means_nc), ("by_offset", self.by_offset_nk)):
             flat = pa.array(np.ascontiguousarray(array).ravel(), pa.float32())
@@ -236,12 +242,12 @@ def _read(path: Path) -> PatchScores:
             table = source.read()
         if (version := header["format_version"]) != FORMAT_VERSION:
             raise FormatError(f"{path} has format version {version}, not {FORMAT_VERSION}; use its geoelle")
-        rows, cols, pixels, days = (table[name].cast(kind).to_numpy() for name, kind in _COLUMNS.items())
+        rows, cols, pixels, away, days = (table[name].cast(kind).to_numpy() for name, kind in _COLUMNS.items())
         return PatchScores(
             addresses=Addresses(lattice=Lattice(**header["lattice"]), rows=rows, cols=cols),
             by_offset_nk=matrix(table["by_offset"], f"by_offset in {path}"),
             means_nc=matrix(table["means"], f"means in {path}"),
-            complexity_n=pixels, days_n=days, space=header["space"], probe=header["probe"],
+            complexity_n=pixels, dissimilarity_n=away, days_n=days, space=header["space"], probe=header["probe"],
         )  # fmt: skip
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AreaError, InputMismatch) as cause:
         raise FormatError(f"{path} holds no scores of patches ({cause!r}); map again with --overwrite") from cause

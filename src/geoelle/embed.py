@@ -116,15 +116,17 @@ def score_patches(
     model: Model,
     difficulty: Callable[[np.ndarray], np.ndarray],
     pixels: Callable[[np.ndarray], np.ndarray],
+    dissimilarity: Callable[[np.ndarray], np.ndarray] | None = None,
     *,
     batch: int = BATCH,
     precision: str = "fp32",
-) -> tuple[Embeddings, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Embeddings, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Embed chips and score every patch straight from its token, which is not kept.
 
-    `difficulty` maps tokens, `pixels` the features of squares around patches, over the last axis. Returns the table of
-    the chips, float32 (n, h, w) of all patches, and of those in the middle of each chip float32 (n, i, j) and the mean
-    of every band, float32 (n, i, j, c); NaN where the chip or the patch is not valid.
+    `difficulty` and `dissimilarity` map tokens, `pixels` the features of squares around patches, over the last axis.
+    Returns the table of the chips, the difficulty of all patches, float32 (n, h, w), and of those in the middle of each
+    chip what `pixels` and `dissimilarity` (NaN without it) give, float32 (n, i, j), and the mean of every band, float32
+    (n, i, j, c); NaN where the chip or the patch is not valid.
 
     Raises: as `embed_chips`; AreaError.
     """
@@ -132,19 +134,24 @@ def score_patches(
     patch_px = model.card.patch_px
     middle = answering(chips.addresses.lattice, patch_px)
 
-    def work(part: Chips) -> tuple[Rows, np.ndarray, np.ndarray, np.ndarray]:
+    def work(part: Chips) -> tuple[Rows, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         seen = see(part, model, False, {}, precision)
-        scores_bhw = np.where(seen.usable_bhw, difficulty(seen.tokens_bhwd.cpu().numpy()), np.nan)
+        tokens_bhwd = seen.tokens_bhwd.cpu().numpy()
+        scores_bhw = np.where(seen.usable_bhw, difficulty(tokens_bhwd), np.nan)
         b, h, w = seen.usable_bhw.shape
         inner = np.arange(h * w).reshape(h, w)[middle, middle]
         squares = windows(seen.chips.pixels_btcyx, np.tile(inner.ravel(), (b, 1)), patch_px)
         pixels_bij = pixels(complexity.features(squares, part.bands)).reshape(b, *inner.shape)
         usable_bij = seen.usable_bhw[:, middle, middle]
+        away_bij = np.full(usable_bij.shape, np.nan)
+        if dissimilarity is not None:
+            away_bij = dissimilarity(tokens_bhwd[:, middle, middle])
         means_bijc = patch_means(seen.chips.pixels_btcyx, patch_px)[:, middle, middle]
         return (
             _chip_rows(seen),
             scores_bhw.astype(np.float32),
             np.where(usable_bij, pixels_bij, np.nan).astype(np.float32),
+            np.where(usable_bij, away_bij, np.nan).astype(np.float32),
             np.where(usable_bij[..., None], means_bijc, np.nan).astype(np.float32),
         )
 

@@ -227,9 +227,10 @@ def _embed_window(
     cuts = (cut(window, part.addresses[i : i + some]) for i in range(0, len(part.addresses), some))
     how = {"precision": plan.job.precision}
     if plan.job.dense and probe is not None:
-        pieces = [score_patches(chips, plan.model, probe.embedding, probe.pixels, **how) for chips in cuts]
+        scorers = (probe.embedding, probe.pixels, None if probe.reach is None else probe.reach.dissimilarity)
+        pieces = [score_patches(chips, plan.model, *scorers, **how) for chips in cuts]
         first, *rest = (piece[0] for piece in pieces)
-        table, scores = first.concat(*rest), [np.concatenate([p[i] for p in pieces]) for i in (1, 2, 3)]
+        table, scores = first.concat(*rest), [np.concatenate([p[i] for p in pieces]) for i in (1, 2, 3, 4)]
         return table, PatchScores.of(table, *scores, patch_px=plan.model.card.patch_px, probe=probe)
     how |= {"loss": plan.job.loss, "twins": twins}
     if plan.job.dense:

@@ -103,7 +103,7 @@ def score_dates(
     windows = _windows(plan, [(task, part) for task in todo for part in task.parts])
     for task in todo:
         pieces = [_score(plan, task.cells, *next(windows), probe) for _ in task.parts]
-        _joined(pieces, task.cells).write(task.path)
+        _joined(pieces, task.cells, probe).write(task.path)
         done += task.chips
         if progress:
             progress(done, total, str(task.look.date)[:10])
@@ -153,19 +153,20 @@ def _score(plan: Plan, cells: Addresses, part: Part, window: xr.DataArray, probe
         first, *rest = (embed_chips(each, plan.model, **how) for each in chips)
         table = first.concat(*rest)
         return Scored.of_chips(table, probe), cut(window, table.addresses), tuple(window.attrs["skipped"])
-    scores = [score_patches(each, plan.model, probe.embedding, probe.pixels, **how) for each in chips]
+    scorers = (probe.embedding, probe.pixels, None if probe.reach is None else probe.reach.dissimilarity)
+    scores = [score_patches(each, plan.model, *scorers, **how) for each in chips]
     table = scores[0][0].concat(*(each for each, *_ in scores[1:]))
-    arrays = (np.concatenate([each[i] for each in scores]) for i in (1, 2, 3))
+    arrays = (np.concatenate([each[i] for each in scores]) for i in (1, 2, 3, 4))
     patches = PatchScores.of(table, *arrays, patch_px=plan.model.card.patch_px, probe=probe)
     shown = cells[np.isin(keys_of(cells), keys_of(patches.addresses))]
     return patches, cut(window, shown), tuple(window.attrs["skipped"])
 
 
-def _joined(pieces: list[_Piece], cells: Addresses) -> DateScores:
+def _joined(pieces: list[_Piece], cells: Addresses, probe: Probe) -> DateScores:
     """Put the windows of a date together; a patch keeps every offset, whichever window it was seen in."""
     first, *rest = (table for table, _, _ in pieces)
     if isinstance(first, PatchScores):
-        scored = Scored.of_patches(first.join(*rest).at(cells))
+        scored = Scored.of_patches(first.join(*rest).at(cells), probe)
     else:
         scored = _concat([first, *rest]).at(cells)
     shares, items = {}, {}

@@ -22,13 +22,15 @@ from pyproj import Transformer
 
 import scenes
 from geoelle import delta_product as product_module
+from geoelle.applicability import Reach
 from geoelle.area import Area
 from geoelle.change import judge
 from geoelle.change_states import STATUSES
 from geoelle.cli import cli
 from geoelle.complexity import feature_names
 from geoelle.dated import Dated, compare_runs
-from geoelle.delta import STATES
+from geoelle.delta import STATES, Scored, compare
+from geoelle.delta_bands import DeltaBands
 from geoelle.delta_plan import embed_windows, plan_windows
 from geoelle.delta_product import claim, write_delta
 from geoelle.embed import space_of
@@ -444,7 +446,9 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
         for i, n in enumerate((plan.model.card.dim, len(names)))
     ]  # fmt: skip
     space = space_of(plan.model, plan.bands, dense=True)
-    probe = Probe(embedding=parts[0], pixels=parts[1], feature_names=names, space=space)
+    weights_d, points_md = np.abs(parts[0].weights_d), np.zeros((1, plan.model.card.dim), np.float32)
+    reach = Reach(points_md=points_md, counts_m=np.ones(1, int), weights_d=weights_d, mean_distance=1.0, threshold=1e3)
+    probe = Probe(embedding=parts[0], pixels=parts[1], feature_names=names, space=space, reach=reach)
     path = probe.save(tmp_path / "dense.safetensors")
     folders = embed_windows(windows, tmp_path / "out", probe)
     before, after, *rest = (Dated.read(folder, name) for name, folder in folders.items())
@@ -464,8 +468,14 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     flooded = (abs(x - WEST - 960) < 140) & (abs(NORTH - 960 - y) < 140)
     away = (abs(x - WEST - 960) > 240) | (abs(NORTH - 960 - y) > 240)
     assert np.median(np.abs(delta.tested.t_n[flooded])) > 4 * np.median(np.abs(delta.tested.t_n[away]))
+    tables = [next(iter(run.patches.values())) for run in (before, after)]
+    middle = float(np.median(tables[0].dissimilarity_n))
+    half = [Scored.of_patches(t, replace(probe, reach=replace(reach, threshold=middle))) for t in tables]
+    assert 0.4 < half[0].inside_n.mean() < 0.6 and compare(*half).counts["gated"] == (half[0].inside_n == 0).sum()
     write_delta(found, tmp_path / "out")
-    assert "no area of applicability" in (tmp_path / "out" / "report.html").read_text()
+    bare = DeltaBands(delta=delta, probe=replace(probe, reach=None)).sentences()
+    assert any("no area of applicability" in told for told in bare)
+    assert "no area of applicability" not in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(SpaceMismatch, match="does not ship"):
         compare_runs(before, after, rest)
     other = replace(probe, licence="another").save(tmp_path / "other.safetensors")

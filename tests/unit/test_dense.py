@@ -86,7 +86,7 @@ def probe_of(model: Placed, *, dense: bool = True, scale: str = "raw") -> Probe:
 
 
 def scores_of(chips: Chips, model: Placed, probe: Probe) -> PatchScores:
-    table, *scores = score_patches(chips, model, probe.embedding, probe.pixels)
+    table, *scores = score_patches(chips, model, probe.embedding, probe.pixels, lambda tokens: tokens[..., 1])
     return PatchScores.of(table, *scores, patch_px=PATCH, probe=probe)
 
 
@@ -267,6 +267,15 @@ def test_the_means_of_bands_are_those_of_the_pixels_of_a_patch_where_the_map_has
     assert np.isnan(scores.means_nc[~known]).all()
 
 
+def test_dissimilarity_is_of_the_token_of_the_chip_in_whose_middle_the_patch_lies(scores) -> None:
+    known = np.isfinite(scores.complexity_n)
+    np.testing.assert_allclose(scores.dissimilarity_n[known], ground(scores.addresses)[known, 1], rtol=1e-5)
+    assert np.isnan(scores.dissimilarity_n[~known]).all()
+    probe = probe_of(Placed())
+    _, _, _, without, _ = score_patches(chips_at(EVERY[:2]), Placed(), probe.embedding, probe.pixels)
+    assert np.isnan(without).all()
+
+
 def test_a_mean_of_a_band_leaves_gaps_out() -> None:
     pixels_btcyx = np.ones((1, 2, 1, 4, 8), np.float32)
     pixels_btcyx[0, 1, 0, :2, :4], pixels_btcyx[..., 4:] = 5, np.nan
@@ -282,7 +291,7 @@ def test_a_file_gives_back_what_was_written_and_equal_tables_equal_bytes(scores,
     kept = PatchScores.read(path)
     assert kept.addresses.strings() == scores.addresses.strings()
     assert kept.probe == scores.probe and dict(kept.space) == dict(scores.space)
-    for name in ("by_offset_nk", "complexity_n", "means_nc", "days_n"):
+    for name in ("by_offset_nk", "complexity_n", "dissimilarity_n", "means_nc", "days_n"):
         np.testing.assert_array_equal(getattr(kept, name), getattr(scores, name))
     assert scores.write(tmp_path / "again.parquet").read_bytes() == path.read_bytes()
     assert PatchScores.in_file(path)
