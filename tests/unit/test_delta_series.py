@@ -27,10 +27,11 @@ from delta_inject import EDGE_PX, Square, judged_shape, squares, variants
 from delta_nulls import Judges, Kit, Measured, Outcome
 from delta_seen import Cells, Reader, cached
 from delta_series import Image
-from geoelle.change import fit_null, q_values
+from geoelle.change import MIN_YEARS, fit_null, q_values
 from geoelle.delta import Scored, compare, judge
 from geoelle.dense import PatchScores
 from geoelle.embed import score_patches, space_of
+from geoelle.errors import ProbeError
 from geoelle.models import load_model
 from geoelle.shipped import probe_of_space
 from nano_samples import BAND_SETS
@@ -135,16 +136,20 @@ def test_all_measures_are_judged_on_the_cells_of_delta() -> None:
 
 def test_maps_in_the_order_of_time_are_those_of_compare() -> None:
     given = image(side=96).chips("patches").addresses
-    days = np.arange(5) * 365.25
-    values_rn = np.random.default_rng(0).normal(size=(5, len(given)))
+    days = np.arange(6) * 365.25
+    values_rn = np.random.default_rng(0).normal(size=(6, len(given)))
     scored = [
         Scored(addresses=given, difficulty_n=v, days_n=np.full(len(v), d), probe="p")
         for v, d in zip(values_rn, days, strict=True)
     ]
     dates = [Measured(numbers={"Delta": v}, vectors={}, inside_n=np.ones(len(v), bool)) for v in values_rn]
-    plans = list(alarms.in_order(5))
-    assert len(plans) == 3 and all(max(history) < before < after for after, before, history in plans)
+    plans = list(alarms.in_order(6))
+    assert len(plans) == 6 and all(max(history) < before < after for after, before, history in plans)
     for after, before, history in plans:
+        if len(history) < MIN_YEARS:  # told on the page, and no longer judged by geoelle delta
+            with pytest.raises(ProbeError, match="a history too short"):
+                compare(scored[before], scored[after], [scored[k] for k in history])
+            continue
         wanted = compare(scored[before], scored[after], [scored[k] for k in history])
         found = Judges(dates[before], [dates[k] for k in history]).judge(dates[after])["Delta"]
         np.testing.assert_allclose(found.p_n, wanted.tested.p_n)
