@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import evaluate_flags as flags
+import improve_page
 from geoelle.errors import GeoelleError
 from geoelle.report import Picture
 
@@ -80,6 +81,11 @@ def published(docs: Path, out: Path) -> tuple[Block, ...]:
             ),
             links=_links(out, docs, "scripts/evaluate_power.py and scripts/evaluate_delta.py", "evaluation-delta-series.md",
                          "evaluation-delta.md"),
+        ),
+        Block(
+            title="Could it be better?",
+            lines=tuple(line.replace("`", "") for line in improve_page.short(read_json(docs / "improve.json", "scripts/improve.py"))),
+            links=_links(out, docs, "scripts/improve.py", "improve.json", "protocol.md"),
         ),
         _checkpoints(docs, out),
     )  # fmt: skip

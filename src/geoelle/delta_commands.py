@@ -64,8 +64,8 @@ def delta(runs: tuple[Path, ...], **options: Any) -> None:
 
     \b
     Examples:
-      geoelle delta before/ after/ --history y2018/ --history y2017/ -o change/
-      geoelle delta before/ after/ --history y2018/ --history y2017/ --later next/ -o change/
+      geoelle delta before/ after/ --history y18/ --history y17/ --history y16/ --history y15/ -o change/
+      geoelle delta before/ after/ --history y18/ --history y17/ --history y16/ --history y15/ --later next/ -o c/
       geoelle delta --bbox 22.147,45.201,22.157,45.209 --before 2019-08 --after 2020-08 --history 4 --catalog demo -o a/
     """
     _of_runs(runs, options) if runs else _of_area(options)

@@ -120,6 +120,7 @@ def test_a_published_file_that_is_missing_or_of_another_kind_is_no_hole(page, ou
         "img/checkpoints.png",
         "img/downstream.png",
         "img/delta-power.png",
+        "improve.json",
     )
     for name in names:
         shutil.copy(DOCS / name, docs / name)
