@@ -26,8 +26,8 @@ EPOCH = np.datetime64("1970-01-01", "s")
 class Bands:
     """The bands that a probe gives a map; with `expected`, difficulty is the mean loss instead of the typical one.
 
-    A `dense` map has the spread over its offsets, and no interval and no reach: those of a probe of patches are of
-    single patches seen from one offset, not of their mean.
+    A `dense` map has the spread over its offsets, and no interval: that of a probe of patches is of single patches seen
+    from one offset, not of their mean. Its reach is that of the token from the chip that has the patch in its middle.
 
     Raises `ProbeError` where the mean loss is asked of a probe that cannot tell it.
     """
@@ -56,7 +56,8 @@ class Bands:
             "date": "days since 1970-01-01",
         }
         if self.dense:
-            return units | {"shift_sd": linear, "offsets": "1"}
+            reach = {} if self.probe.reach is None else {"applicable": "1", "dissimilarity": "1"}
+            return units | {"shift_sd": linear, "offsets": "1"} | reach
         if self.probe.spread is not None:
             units |= {"lower": self.unit, "upper": self.unit}
         if self.probe.reach is not None:
@@ -92,6 +93,9 @@ class Bands:
         values = dense_layers(scores, self.probe)
         if self.expected:
             values["difficulty"] = (values["difficulty"] * self.probe.smearing).astype(np.float32)
+        if self.probe.reach is not None:
+            values["applicable"] = self.probe.reach.inside(scores.dissimilarity_n)
+            values["dissimilarity"] = scores.dissimilarity_n
         return values
 
     def ramps(self, raster: xr.DataArray) -> dict[str, Ramp]:
@@ -112,9 +116,7 @@ class Bands:
     def tags(self) -> dict[str, str]:
         """Return what the bands are, for the metadata of the file."""
         tags, told = {"GEOELLE_SCALE": self._scale()}, self._sentences()
-        if self.dense:
-            return tags
-        if self.probe.spread is not None:
+        if self.probe.spread is not None and not self.dense:
             level = f"an interval of {100 * (1 - self.probe.spread.alpha):g}%, whose coverage was not measured"
             tags["GEOELLE_INTERVAL"] = f"lower, upper: {told.get('interval', level)}"
         if self.probe.reach is not None:
@@ -122,13 +124,14 @@ class Bands:
                 f"applicable is a dissimilarity of at most {self.probe.reach.threshold:.3g}, not compared with errors"
             )
             tags["GEOELLE_REACH"] = told.get("reach", area)
+        if self.probe.reach is not None and not self.dense:
             tags["GEOELLE_DENSITY"] = told.get("density", f"{self.probe.reach.counted()}, not compared with errors")
         return tags
 
     def warnings(self) -> tuple[str, ...]:
         """Return what the probe says about intervals, mean loss and reach, and what it lacks, a sentence each."""
         if self.dense:
-            return ()
+            return tuple(told for name, told in self._sentences().items() if name == "reach")
         return (*self._sentences().values(), *self.probe.trust.get("notes", ()))
 
     def _sentences(self) -> Mapping[str, str]:

@@ -40,6 +40,7 @@ _SIDES = (1.9, 7.4)  # inches a side of a map may have
 _PAGE = 5.4  # inches, narrowest
 _LEFT, _RIGHT, _GAP, _TITLE, _TICKS, _BAR = 0.72, 0.25, 0.28, 0.3, 0.29, 0.52  # inches
 _MARGIN, _SMALL, _LARGE = 0.14, 0.066, 0.118  # inches: page margin, width of a letter of body and title
+_CORNER = 0.08  # share of an edge, from a corner on, that has no label
 _HALO = [withStroke(linewidth=2.5, foreground="white")]
 _GEOD = pyproj.Geod(ellps="WGS84")
 
@@ -287,10 +288,15 @@ def _stretch(rgb_yx3: np.ndarray, like_yx3: np.ndarray) -> np.ndarray:
 
 
 def _round_degrees(along: np.ndarray, degrees: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return where about `count` round degrees fall on an edge of the frame, and which they are."""
+    """Return where about `count` round degrees fall on an edge of the frame, and which they are.
+
+    None lies so near to a corner that its label would meet that of the map beside, where others are left.
+    """
     low, high = degrees.min(), degrees.max()
     ticks = MaxNLocator(count, steps=[1, 2, 5, 10]).tick_values(low, high)
     ticks = ticks[(ticks >= low) & (ticks <= high)]
+    away = np.minimum(ticks - low, high - ticks) > _CORNER * (high - low)
+    ticks = ticks[away] if away.any() else ticks
     order = np.argsort(degrees)
     return np.interp(ticks, degrees[order], along[order]), ticks
 

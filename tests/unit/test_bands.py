@@ -8,6 +8,7 @@ import pytest
 from geoelle.applicability import Reach
 from geoelle.area import Addresses, Lattice
 from geoelle.bands import Bands
+from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings, Header
 from geoelle.errors import ProbeError
 from geoelle.intervals import Spread
@@ -78,6 +79,23 @@ def test_what_the_probe_lacks_is_no_band(probe: Probe, table: Embeddings, withou
     assert tuple(bands.values(table)) == bands.names == names
     assert ("GEOELLE_INTERVAL" in bands.tags()) == ("lower" in names)
     assert ("GEOELLE_REACH" in bands.tags()) == ("GEOELLE_DENSITY" in bands.tags()) == ("applicable" in names)
+
+
+def test_a_dense_map_marks_ground_by_the_token_in_the_middle_of_a_chip_and_has_no_interval(probe: Probe):
+    lattice = Lattice(epsg=32631, gsd_m=10, size_px=4, stride_px=4)
+    away_n = np.array([0.2, np.nan, 1.4], np.float32)
+    scores = PatchScores(
+        addresses=Addresses(lattice=lattice, rows=np.arange(3), cols=np.zeros(3, int)), probe="p", space={"bands": "r"},
+        by_offset_nk=np.zeros((3, 4), np.float32), complexity_n=away_n, dissimilarity_n=away_n, days_n=away_n,
+        means_nc=np.zeros((3, 1), np.float32),
+    )  # fmt: skip
+    bands = Bands(probe=probe, dense=True)
+    found = bands.of_patches(scores)
+    assert tuple(found) == bands.names == (*ALWAYS, "shift_sd", "offsets", "applicable", "dissimilarity")
+    np.testing.assert_array_equal(found["applicable"], [1, np.nan, 0])
+    assert set(bands.tags()) == {"GEOELLE_SCALE", "GEOELLE_REACH"} and bands.warnings() == ("it ranks",)
+    without = Bands(probe=replace(probe, reach=None), dense=True)
+    assert tuple(without.of_patches(scores)) == without.names == (*ALWAYS, "shift_sd", "offsets")
 
 
 def test_the_mean_loss_takes_the_place_of_the_typical_one_and_says_so(probe: Probe, table: Embeddings):
