@@ -112,8 +112,10 @@ def check_statistics(layer: QgsRasterLayer, path: Path) -> list[dict[str, float]
     found = []
     for i in range(1, layer.bandCount() + 1):
         tags = dataset.GetRasterBand(i).GetMetadata()
-        require("STATISTICS_MEAN" in tags, f"band {i} has no statistics inside the file")
         seen = layer.dataProvider().bandStatistics(i)
+        if not seen.elementCount and "STATISTICS_MEAN" not in tags:
+            continue  # a change without a flag has no day of first detection
+        require("STATISTICS_MEAN" in tags, f"band {i} has no statistics inside the file")
         pairs = {
             "minimum": (float(tags["STATISTICS_MINIMUM"]), seen.minimumValue),
             "maximum": (float(tags["STATISTICS_MAXIMUM"]), seen.maximumValue),
