@@ -38,12 +38,9 @@ def main(imagery: Path, threads: int, twins_only: bool) -> None:
     for name, (bands, dense) in {
         f"{kind}{n}": (bands, bool(kind)) for kind in ("", "dense-") for n, bands in BAND_SETS.items()
     }.items():
-        if dense and twins_only:
-            continue
         found = labelled(imagery, ("fit",), model, bands, dense=dense)
         sample, cv = found.sample, PlaceKFold(FOLDS)
-        if not dense:
-            save_twin(found, model, bands, name)
+        save_twin(found, model, bands, name)
         if twins_only:
             continue
         scores = evaluate(sample, cv=cv, groups=found.places_n)
@@ -71,9 +68,9 @@ def save_twin(found: Labelled, model: Model, bands: tuple[str, ...], name: str) 
     vectors_nd, keep_n = sample.twins[TWIN], sample.usable_n
     probe = fit_probe(
         vectors_nd[keep_n], sample.loss_n[keep_n], groups=found.places_n[keep_n], scale="log", cv=cv,
-        space=twin_space(space_of(model, bands)),
+        space=twin_space(space_of(model, bands, dense="dense" in name)),
     )  # fmt: skip
-    path = replace(probe, **account(found, model, cv, "chips")).save(
+    path = replace(probe, **account(found, model, cv, "patches" if "dense" in name else "chips")).save(
         OUT / f"nano-twin-{name}.safetensors", overwrite=True
     )
     click.echo(f"{path.name}: alpha {probe.embedding.alpha:g}, {path.stat().st_size:,} bytes")

@@ -22,7 +22,6 @@ from geoelle.embeddings import Embeddings
 from geoelle.errors import ProbeError
 from geoelle.lattice import Addresses
 from geoelle.patches import keys_of
-from geoelle.probe import Probe
 from geoelle.shipped import TWIN, twin_probe
 
 __all__ = ["Measured", "baselines", "gap_of", "of_delta"]
@@ -71,8 +70,8 @@ def of_delta(delta: Delta) -> Measured:
 def baselines(delta: Delta, scored: Sequence[Scored], tables: Sequence[Table]) -> Iterator[Measured]:
     """Measure every baseline that the tables can tell, on the cells that Delta has.
 
-    `scored` and `tables` are before, after, then the history. Of patches there are no tokens, so no distance of these
-    (`gap_of` says so). A measure whose years do not vary is ranked and not tested.
+    `scored` and `tables` are before, after, then the history; what they lack
+    `gap_of` says. A measure whose years do not vary is ranked and not tested.
     """
     scored = [table.at(delta.addresses) for table in scored]
     known_n = np.isfinite(delta.delta_n if delta.tested is None else delta.tested.t_n)
@@ -93,22 +92,23 @@ def baselines(delta: Delta, scored: Sequence[Scored], tables: Sequence[Table]) -
 
 def gap_of(tables: Sequence[Table]) -> str:
     """Return which of the baselines are missing, why, and what helps; "" where none is."""
-    if isinstance(tables[0], PatchScores):
+    if isinstance(tables[0], PatchScores) and any(table.token_nd is None for table in tables):
         return (
             "The untrained twin, the true loss, a random direction and distances of tokens are not among the "
-            "baselines: a dense map keeps what one probe says of patches, not their tokens"
+            "baselines: a dense map does not keep tokens; give --bbox, and the runs of the change do"
         )
     lossless = any(table.loss_n is None for table in tables)
     loss = "The true loss is not among the baselines: a run holds none; add --loss" if lossless else ""
     return "; ".join(filter(None, (_twin_gap(tables), loss)))
 
 
-def _twin_gap(tables: Sequence[Embeddings]) -> str:
+def _twin_gap(tables: Sequence[Table]) -> str:
     missing = "The untrained twin is not among the baselines: "
-    space = tables[0].header.space
+    are_patches = isinstance(tables[0], PatchScores)
+    space = tables[0].space if are_patches else tables[0].header.space
     if twin_probe(space) is None:
         return missing + f"no probe of a twin ships for {space['model']} with the bands {space.get('bands', '')}"
-    if any(TWIN not in table.twins for table in tables):
+    if any(table.twin_n is None if are_patches else TWIN not in table.twins for table in tables):
         return missing + "a run holds no vectors of it; embed all dates with --twins 1"
     return ""
 
@@ -130,21 +130,22 @@ def _band_numbers(table: Table) -> Iterator[tuple[str, Callable[[Table], np.ndar
 
 
 def _vector_numbers(tables: Sequence[Table]) -> Iterator[tuple[str, Callable[[Embeddings], np.ndarray]]]:
-    """Name the measures that are read from embeddings, and the true loss."""
-    if isinstance(tables[0], PatchScores):
-        return
-    table = tables[0]
-    direction_d = np.random.default_rng(_SEED).normal(size=table.vectors_nd.shape[1])
-    direction_d /= np.linalg.norm(direction_d)
-    yield "random direction", lambda t: t.vectors_nd.astype(np.float64) @ direction_d
+    """Name the measures that are read from embeddings or tokens, and the true loss."""
+    first_nd = _vectors(tables[0])
+    if all(_vectors(table) is not None for table in tables):
+        direction_d = np.random.default_rng(_SEED).normal(size=first_nd.shape[1])
+        direction_d /= np.linalg.norm(direction_d)
+        yield "random direction", lambda t: _vectors(t) @ direction_d
     if not _twin_gap(tables):
-        yield "untrained twin", partial(_twin, twin_probe(table.header.space))
+        yield "untrained twin", _twin
     if all(t.loss_n is not None for t in tables):
         yield "true loss", lambda t: np.log(np.maximum(t.loss_n, _LEAST))
 
 
-def _twin(probe: Probe, table: Embeddings) -> np.ndarray:
-    return probe.score_raw(table.twins[TWIN])
+def _twin(table: Table) -> np.ndarray:
+    if isinstance(table, PatchScores):
+        return table.twin_n
+    return twin_probe(table.header.space).score_raw(table.twins[TWIN])
 
 
 def _feature(column: int, table: Embeddings) -> np.ndarray:
@@ -175,7 +176,7 @@ def _bands(table: Table) -> np.ndarray | None:
 
 def _vectors(table: Table) -> np.ndarray | None:
     if isinstance(table, PatchScores):
-        return None
+        return None if table.token_nd is None else table.token_nd.astype(np.float64)
     return table.vectors_nd.astype(np.float64)
 
 

@@ -59,8 +59,7 @@ class Dated:
     @property
     def is_dense(self) -> bool:
         """Say whether the run is a dense map: it then holds scores of patches, not their tokens."""
-        job = self.manifest["job"]
-        return bool(job.get("dense")) and not job["loss"]
+        return (self.path / "dense").is_dir()
 
     @property
     def fingerprint(self) -> str:

@@ -126,9 +126,7 @@ def _planned(options: dict[str, Any]) -> Windows:
 
     if not options["before"] or not options["after"]:
         raise click.UsageError("give two runs, or an area with --before and --after")
-    twins = int(not options["dense"] and options["weights"] is None and ships_twin(options["model"]))
-    if options["dense"] and options["loss"]:
-        raise click.UsageError("--loss is of chips, --dense of patches; give one of them")
+    twins = int(options["dense"] or (options["weights"] is None and ships_twin(options["model"])))
     job = job_of(options | {"dates": options["after"]}, dense=options["dense"], loss=options["loss"], twins=twins)
     return plan_windows(job, options["before"], _years(options["history"]), options["later"])
 

@@ -32,6 +32,8 @@ _KEY = b"geoelle-dense"
 _EPOCH = np.datetime64("1970-01-01", "s")
 _COLUMNS = {"row": pa.int64(), "col": pa.int64()} | dict.fromkeys(("complexity", "dissimilarity", "date"), pa.float32())
 _ARRAYS = {"by_offset_nk": 2, "means_nc": 2, "complexity_n": 1, "dissimilarity_n": 1, "days_n": 1}
+_KEPT = {"token_nd": 2, "twin_n": 1, "loss_n": 1}
+"""What is there only where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,7 +43,9 @@ class PatchScores:
     `by_offset_nk` is float32 on the probe's linear scale (w'x + b), one column an offset, NaN where no valid chip of
     that offset sees the patch. Of the chip that has the patch in its middle, NaN where that chip or the patch is not
     valid: `complexity_n` is the same of the pixels, `dissimilarity_n` that of the token (NaN for a probe without a
-    reach), `means_nc` the mean of each band of the space, `days_n` days since 1970-01-01. `probe` is the digest.
+    reach), `means_nc` the mean of each band of the space, `days_n` days since 1970-01-01; and, None where they were not
+    kept, `token_nd` the token, `twin_n` what the probe of the untrained twin says, `loss_n` the true loss. `probe` is
+    the digest.
 
     Raises: InputMismatch (arrays of other shapes).
     """
@@ -54,10 +58,13 @@ class PatchScores:
     days_n: np.ndarray
     space: Mapping[str, object]
     probe: str
+    token_nd: np.ndarray | None = None
+    twin_n: np.ndarray | None = None
+    loss_n: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.addresses)
-        for name, ndim in _ARRAYS.items():
+        for name, ndim in self._shapes.items():
             array = np.asarray(getattr(self, name))
             if array.ndim != ndim or len(array) != count or array.dtype != np.float32:
                 raise InputMismatch(f"{name} of {count} patches is {array.shape} {array.dtype}; give float32, one each")
@@ -70,14 +77,12 @@ class PatchScores:
         cls,
         chips: Embeddings,
         linear_nhw: np.ndarray,
-        complexity_nij: np.ndarray,
-        dissimilarity_nij: np.ndarray,
-        means_nijc: np.ndarray,
+        middle: Mapping[str, np.ndarray],
         *,
         patch_px: int,
         probe: Probe,
     ) -> PatchScores:
-        """Lay the scores of chips on their patches: `linear_nhw` of all, the others of those in the middle.
+        """Lay the scores of chips on their patches: `linear_nhw` of all, `middle` of those in the middle, by name.
 
         Raises: AreaError (a lattice whose chips do not share their patches evenly).
         """
@@ -87,17 +92,20 @@ class PatchScores:
         by_offset_nk = np.full((len(keys), offsets_a_side(lattice) ** 2), np.nan, np.float32)
         by_offset_nk[place, np.repeat(offset_of(chips.addresses), h * w)] = linear_nhw.ravel()
         days = np.where(chips.valid_n, (chips.times_n - _EPOCH) / np.timedelta64(1, "D"), np.nan)
-        middle = place.reshape(n, h, w)[:, *[answering(lattice, patch_px)] * 2].ravel()
-        complexity_n, dissimilarity_n, days_n = (np.full(len(keys), np.nan, np.float32) for _ in range(3))
-        complexity_n[middle], dissimilarity_n[middle] = complexity_nij.ravel(), dissimilarity_nij.ravel()
-        means_nc = np.full((len(keys), means_nijc.shape[-1]), np.nan, np.float32)
-        means_nc[middle] = means_nijc.reshape(-1, means_nijc.shape[-1])
-        days_n[middle] = np.repeat(days, complexity_nij[0].size)
-        days_n[np.isnan(complexity_n)] = np.nan
+        at = place.reshape(n, h, w)[:, *[answering(lattice, patch_px)] * 2].ravel()
+
+        def laid(values: np.ndarray) -> np.ndarray:
+            rows = np.full((len(keys), *values.shape[3:]), np.nan, np.float32)
+            rows[at] = values.reshape(len(at), *values.shape[3:])
+            return rows
+
+        found = {name: laid(values) for name, values in middle.items()}
+        days_n = laid(np.broadcast_to(days[:, None, None], middle["complexity"].shape))
         return cls(
-            addresses=patches[first], by_offset_nk=by_offset_nk, complexity_n=complexity_n,
-            dissimilarity_n=dissimilarity_n, means_nc=means_nc, days_n=days_n, space=dict(probe.space),
-            probe=probe.digest,
+            addresses=patches[first], by_offset_nk=by_offset_nk, complexity_n=found["complexity"],
+            dissimilarity_n=found["dissimilarity"], means_nc=found["means"],
+            days_n=np.where(np.isnan(found["complexity"]), np.float32(np.nan), days_n), space=dict(probe.space),
+            probe=probe.digest, token_nd=found.get("token"), twin_n=found.get("twin"), loss_n=found.get("loss"),
         )  # fmt: skip
 
     @property
@@ -120,6 +128,11 @@ class PatchScores:
         return self._seen_n + 0 * self.mean_n
 
     @property
+    def _shapes(self) -> dict[str, int]:
+        """Return the arrays that are there and their dimensions."""
+        return _ARRAYS | {name: ndim for name, ndim in _KEPT.items() if getattr(self, name) is not None}
+
+    @property
     def _seen_n(self) -> np.ndarray:
         return np.isfinite(self.by_offset_nk).sum(axis=1)
 
@@ -135,7 +148,7 @@ class PatchScores:
         place = np.minimum(np.searchsorted(mine, wanted), max(len(mine) - 1, 0))
         held = mine[place] == wanted if len(mine) else np.zeros(len(wanted), bool)
         taken = {}
-        for name in _ARRAYS:
+        for name in self._shapes:
             array = getattr(self, name)
             taken[name] = np.full((len(addresses), *array.shape[1:]), np.nan, np.float32)
             taken[name][held] = array[place[held]]
@@ -151,8 +164,9 @@ class PatchScores:
             raise SpaceMismatch("patches were scored by two probes; keep them apart, or map again with one of them")
         patches = self.addresses.concat(*(table.addresses for table in others))
         keys, first, place = np.unique(keys_of(patches), return_index=True, return_inverse=True)
-        merged = {}
-        for name in _ARRAYS:
+        shared = [name for name in _KEPT if all(getattr(table, name) is not None for table in every)]
+        merged = dict.fromkeys(_KEPT)
+        for name in (*_ARRAYS, *shared):
             stacked = np.concatenate([getattr(table, name) for table in every])
             merged[name] = np.full((len(keys), *stacked.shape[1:]), np.nan, np.float32)
             held = np.nonzero(np.isfinite(stacked))
@@ -168,7 +182,12 @@ class PatchScores:
             self.addresses.rows, self.addresses.cols, self.complexity_n, self.dissimilarity_n, self.days_n,
         )  # fmt: skip
         columns = {name: pa.array(v, kind) for (name, kind), v in zip(_COLUMNS.items(), values, strict=True)}
-        for name, array in (("means", self.means_nc), ("by_offset", self.by_offset_nk)):
+        for name in ("twin", "loss"):
+            if (array := getattr(self, f"{name}_n")) is not None:
+                columns[name] = pa.array(array, pa.float32())
+        for name, array in (("means", self.means_nc), ("by_offset", self.by_offset_nk), ("token", self.token_nd)):
+            if array is None:
+                continue
             flat = pa.array(np.ascontiguousarray(array).ravel(), pa.float32())
             columns[name] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
         header = {
@@ -243,7 +262,11 @@ def _read(path: Path) -> PatchScores:
         if (version := header["format_version"]) != FORMAT_VERSION:
             raise FormatError(f"{path} has format version {version}, not {FORMAT_VERSION}; use its geoelle")
         rows, cols, pixels, away, days = (table[name].cast(kind).to_numpy() for name, kind in _COLUMNS.items())
+        kept = {f"{n}_n": table[n].cast(pa.float32()).to_numpy() for n in ("twin", "loss") if n in table.column_names}
+        if "token" in table.column_names:
+            kept["token_nd"] = matrix(table["token"], f"token in {path}")
         return PatchScores(
+            **kept,
             addresses=Addresses(lattice=Lattice(**header["lattice"]), rows=rows, cols=cols),
             by_offset_nk=matrix(table["by_offset"], f"by_offset in {path}"),
             means_nc=matrix(table["means"], f"means in {path}"),

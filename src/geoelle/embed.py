@@ -7,6 +7,7 @@ the mean over the masks of `encode`, whose two independent permutations tell how
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "BATCH",
     "DRAWS",
     "PATCH_POOLING",
+    "Readers",
     "embed_chips",
     "embed_patches",
     "patch_losses",
@@ -61,6 +63,22 @@ def _extent(card: Card, frames: int) -> str:
     """Return what the mask runs over: "8x8", or "2 frames x groups x 8x8" where those are hidden one by one too."""
     sizes = {"t": f"{frames} frame{'s' * (frames > 1)}", "g": "groups", "h": f"{card.grid}x{card.grid}"}
     return " x ".join(sizes[axis] for axis in card.mask_axes if axis in sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readers:
+    """What is read of patches: `difficulty`, `dissimilarity` from tokens, `pixels` from features of squares around.
+
+    Each maps over the last axis. `keeps` keeps the tokens of the patches in the middle of chips, `twin` is an untrained
+    model and what is read from its tokens, `loss` asks for the true loss.
+    """
+
+    difficulty: Callable[[np.ndarray], np.ndarray]
+    pixels: Callable[[np.ndarray], np.ndarray]
+    dissimilarity: Callable[[np.ndarray], np.ndarray] | None = None
+    keeps: bool = False
+    twin: tuple[Model, Callable[[np.ndarray], np.ndarray]] | None = None
+    loss: bool = False
 
 
 def embed_chips(
@@ -112,51 +130,53 @@ def embed_patches(
 
 
 def score_patches(
-    chips: Chips,
-    model: Model,
-    difficulty: Callable[[np.ndarray], np.ndarray],
-    pixels: Callable[[np.ndarray], np.ndarray],
-    dissimilarity: Callable[[np.ndarray], np.ndarray] | None = None,
-    *,
-    batch: int = BATCH,
-    precision: str = "fp32",
-) -> tuple[Embeddings, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Embed chips and score every patch straight from its token, which is not kept.
+    chips: Chips, model: Model, readers: Readers, *, batch: int = BATCH, precision: str = "fp32"
+) -> tuple[Embeddings, np.ndarray, dict[str, np.ndarray]]:
+    """Embed chips and score every patch straight from its token.
 
-    `difficulty` and `dissimilarity` map tokens, `pixels` the features of squares around patches, over the last axis.
     Returns the table of the chips, the difficulty of all patches, float32 (n, h, w), and of those in the middle of each
-    chip what `pixels` and `dissimilarity` (NaN without it) give, float32 (n, i, j), and the mean of every band, float32
-    (n, i, j, c); NaN where the chip or the patch is not valid.
+    chip, float32 (n, i, j, ...), `complexity`, `dissimilarity` (NaN where it is not read) and `means` of the bands;
+    with `readers.keeps` the `token`, with a twin what is read from its token, `twin`, and with a loss that, `loss`. NaN
+    where the chip or the patch is not valid.
 
     Raises: as `embed_chips`; AreaError.
     """
-    _check(chips, model, False)
+    _check(chips, model, readers.loss)
     patch_px = model.card.patch_px
-    middle = answering(chips.addresses.lattice, patch_px)
+    middle = (slice(None), *[answering(chips.addresses.lattice, patch_px)] * 2)
+    twins = {} if readers.twin is None else {"twin": readers.twin[0]}
 
-    def work(part: Chips) -> tuple[Rows, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        seen = see(part, model, False, {}, precision)
+    def work(part: Chips) -> tuple[Rows, np.ndarray, dict[str, np.ndarray]]:
+        seen = see(part, model, readers.loss, twins, precision)
         tokens_bhwd = seen.tokens_bhwd.cpu().numpy()
-        scores_bhw = np.where(seen.usable_bhw, difficulty(tokens_bhwd), np.nan)
-        b, h, w = seen.usable_bhw.shape
-        inner = np.arange(h * w).reshape(h, w)[middle, middle]
-        squares = windows(seen.chips.pixels_btcyx, np.tile(inner.ravel(), (b, 1)), patch_px)
-        pixels_bij = pixels(complexity.features(squares, part.bands)).reshape(b, *inner.shape)
-        usable_bij = seen.usable_bhw[:, middle, middle]
-        away_bij = np.full(usable_bij.shape, np.nan)
-        if dissimilarity is not None:
-            away_bij = dissimilarity(tokens_bhwd[:, middle, middle])
-        means_bijc = patch_means(seen.chips.pixels_btcyx, patch_px)[:, middle, middle]
-        return (
-            _chip_rows(seen),
-            scores_bhw.astype(np.float32),
-            np.where(usable_bij, pixels_bij, np.nan).astype(np.float32),
-            np.where(usable_bij, away_bij, np.nan).astype(np.float32),
-            np.where(usable_bij[..., None], means_bijc, np.nan).astype(np.float32),
-        )
+        scores_bhw = np.where(seen.usable_bhw, readers.difficulty(tokens_bhwd), np.nan)
+        usable_bij = seen.usable_bhw[middle]
+        at_ij = np.arange(seen.usable_bhw[0].size).reshape(seen.usable_bhw.shape[1:])[middle[1:]]
+        squares = windows(seen.chips.pixels_btcyx, np.tile(at_ij.ravel(), (len(part), 1)), patch_px)
+        found = {
+            "complexity": readers.pixels(complexity.features(squares, part.bands)).reshape(usable_bij.shape),
+            "dissimilarity": np.full(usable_bij.shape, np.nan),
+            "means": patch_means(seen.chips.pixels_btcyx, patch_px)[middle],
+        }
+        if readers.dissimilarity is not None:
+            found["dissimilarity"] = readers.dissimilarity(tokens_bhwd[middle])
+        if readers.keeps:
+            found["token"] = tokens_bhwd[middle]
+        if readers.twin is not None:
+            found["twin"] = readers.twin[1](seen.twins["twin"].cpu().numpy()[middle])
+        if readers.loss:
+            found["loss"] = np.nanmean(np.stack([errors_of(loss)[middle] for _, loss in seen.losses]), axis=0)
+        blank = {name: _blank_patches(values, usable_bij) for name, values in found.items()}
+        return _chip_rows(replace(seen, twins={}, losses=())), scores_bhw.astype(np.float32), blank
 
-    rows, *scores = zip(*each_batch(work, chips, batch), strict=True)
-    return _chip_table(chips, model, rows), *map(np.concatenate, scores)
+    rows, scores, found = zip(*each_batch(work, chips, batch), strict=True)
+    middles = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    return _chip_table(chips, model, rows), np.concatenate(scores), middles
+
+
+def _blank_patches(values: np.ndarray, usable_bij: np.ndarray) -> np.ndarray:
+    usable = usable_bij.reshape(*usable_bij.shape, *[1] * (values.ndim - usable_bij.ndim))
+    return np.where(usable, values, np.nan).astype(np.float32)
 
 
 def patch_losses(chips: Chips, model: Model, batch: int = BATCH) -> np.ndarray:

@@ -21,7 +21,7 @@ import torch
 from geoelle.area import Addresses, Area, Lattice, lattices_for
 from geoelle.catalog import CLOUD_MAX, LOOKS, Found, search
 from geoelle.chips import Chips
-from geoelle.embed import embed_chips, embed_patches, score_patches
+from geoelle.embed import Readers, embed_chips, embed_patches, score_patches
 from geoelle.encode import BATCH
 from geoelle.errors import AreaError, CatalogError, ModelError
 from geoelle.harmonise import has_asset
@@ -140,7 +140,8 @@ class Plan:
             embed_patches(chips, self.model, **with_loss)
         else:
             first = itemgetter((..., 0))
-            score_patches(chips, self.model, first, first, precision=self.job.precision)
+            readers = Readers(difficulty=first, pixels=first)
+            score_patches(chips, self.model, readers, precision=self.job.precision)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -220,9 +221,9 @@ def make_plan(job: Job, *, cells_for_map: bool = False) -> Plan:
 
 def _ground(job: Job, card: Card, gsd_m: float, for_map: bool) -> tuple[tuple[Zone, ...], tuple[Zone, ...]]:
     """Return the cells and the chips: the same, but for a dense map, whose cells are the patches that its chips see."""
-    if job.dense and job.loss == for_map:
-        told = "a map keeps none, leave it out" if for_map else "patches to fit on need it, add --loss"
-        raise ModelError(f"a dense run of {card.name} cannot be planned with loss={job.loss}; {told}")
+    if job.dense and not for_map and not job.loss:
+        told = "patches to fit on need it; add --loss"
+        raise ModelError(f"a dense run of {card.name} cannot be planned without loss: {told}")
     dense_map = job.dense and for_map
     stride_px = (card.chip_px // 2 if dense_map else card.stride_px) if job.stride_px is None else job.stride_px
     cell_px, remedy = (card.patch_px, "take another --model") if dense_map else (stride_px, "lower --stride")

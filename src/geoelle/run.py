@@ -22,7 +22,8 @@ import numpy as np
 import xarray as xr
 
 from geoelle.dense import PatchScores
-from geoelle.embed import embed_chips, embed_patches, score_patches
+from geoelle.dense_parts import readers_of, scored_patches
+from geoelle.embed import embed_chips, embed_patches
 from geoelle.embeddings import Embeddings
 from geoelle.errors import FormatError, GeoelleError
 from geoelle.files import sha256, write_bytes
@@ -31,6 +32,7 @@ from geoelle.models import Model, load_model
 from geoelle.plan import Part, Plan, chips_at_once
 from geoelle.probe import Probe
 from geoelle.read import cut, read_window
+from geoelle.shipped import TWIN
 
 __all__ = ["Outcome", "Progress", "finish", "load_manifest", "run_embed"]
 
@@ -227,11 +229,8 @@ def _embed_window(
     cuts = (cut(window, part.addresses[i : i + some]) for i in range(0, len(part.addresses), some))
     how = {"precision": plan.job.precision}
     if plan.job.dense and probe is not None:
-        scorers = (probe.embedding, probe.pixels, None if probe.reach is None else probe.reach.dissimilarity)
-        pieces = [score_patches(chips, plan.model, *scorers, **how) for chips in cuts]
-        first, *rest = (piece[0] for piece in pieces)
-        table, scores = first.concat(*rest), [np.concatenate([p[i] for p in pieces]) for i in (1, 2, 3, 4)]
-        return table, PatchScores.of(table, *scores, patch_px=plan.model.card.patch_px, probe=probe)
+        readers = readers_of(probe, twins.get(TWIN), keeps=bool(twins), loss=plan.job.loss)
+        return scored_patches(cuts, plan.model, readers, probe, **how)
     how |= {"loss": plan.job.loss, "twins": twins}
     if plan.job.dense:
         first, *rest = (embed_patches(chips, plan.model, **how) for chips in cuts)

@@ -21,7 +21,8 @@ import xarray as xr
 from geoelle.chips import Chips
 from geoelle.delta import Scored
 from geoelle.dense import PatchScores
-from geoelle.embed import embed_chips, score_patches
+from geoelle.dense_parts import readers_of, scored_patches
+from geoelle.embed import embed_chips
 from geoelle.errors import GeoelleError
 from geoelle.files import write_bytes
 from geoelle.lattice import Addresses
@@ -153,11 +154,7 @@ def _score(plan: Plan, cells: Addresses, part: Part, window: xr.DataArray, probe
         first, *rest = (embed_chips(each, plan.model, **how) for each in chips)
         table = first.concat(*rest)
         return Scored.of_chips(table, probe), cut(window, table.addresses), tuple(window.attrs["skipped"])
-    scorers = (probe.embedding, probe.pixels, None if probe.reach is None else probe.reach.dissimilarity)
-    scores = [score_patches(each, plan.model, *scorers, **how) for each in chips]
-    table = scores[0][0].concat(*(each for each, *_ in scores[1:]))
-    arrays = (np.concatenate([each[i] for each in scores]) for i in (1, 2, 3, 4))
-    patches = PatchScores.of(table, *arrays, patch_px=plan.model.card.patch_px, probe=probe)
+    _, patches = scored_patches(chips, plan.model, readers_of(probe), probe, **how)
     shown = cells[np.isin(keys_of(cells), keys_of(patches.addresses))]
     return patches, cut(window, shown), tuple(window.attrs["skipped"])
 

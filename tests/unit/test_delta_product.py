@@ -25,6 +25,7 @@ from geoelle import delta_product as product_module
 from geoelle.applicability import Reach
 from geoelle.area import Area
 from geoelle.change import judge
+from geoelle.change_baselines import baselines, gap_of
 from geoelle.change_states import STATUSES
 from geoelle.cli import cli
 from geoelle.complexity import feature_names
@@ -388,7 +389,6 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
         (("a/", "b/", "--bbox", "1,2,3,4"), "--bbox are of an area"),
         (("--bbox", "1,2,3,4", "--before", "2020"), "with --before and --after"),
         (("--bbox", "4,52,5,53", "--before", "2020", "--after", "2021", "--history", "x"), "no count of years"),
-        (("--bbox", "4,52,5,53", "--before", "2020", "--after", "2021", "--dense", "--loss"), "--loss is of chips"),
     ],
 )
 def test_wrong_usage_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
@@ -436,7 +436,8 @@ def test_an_area_on_a_border_of_zones_is_judged_zone_by_zone(tmp_path: Path) -> 
 
 def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path: Path) -> None:
     ground = shapely.box(WEST + 700, NORTH - 1220, WEST + 1220, NORTH - 700)
-    job = Job(area=Area.parse(polygon=scenes.to_lonlat(ground, 32631), dates="2024-06"), catalog=catalog, dense=True)
+    area = Area.parse(polygon=scenes.to_lonlat(ground, 32631), dates="2024-06")
+    job = Job(area=area, catalog=catalog, dense=True, twins=1, loss=True)
     windows = plan_windows(job, "2023-06", 4)
     plan = windows.plans["after"]
     names = feature_names(plan.bands)
@@ -459,8 +460,19 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     scores = [next(iter(run.scored(probe).values())) for run in (before, after)]
     np.testing.assert_allclose(delta.delta_n, scores[1].difficulty_n - scores[0].difficulty_n)
     named = {each.name: each for each in measures}
-    assert {"Delta", "complexity (pixels alone)", "excess", "NDVI", "MNDWI", "red", "pixel difference"} < set(named)
-    assert not {"random direction", "embedding cosine"} & set(named) and any("tokens" in note for note in found.notes)
+    assert {"Delta", "complexity (pixels alone)", "excess", "NDVI", "MNDWI", "red", "pixel difference", "true loss",
+            "random direction", "embedding cosine", "embedding Euclidean", "untrained twin"} <= set(named)  # fmt: skip
+    kept = [next(iter(run.patches.values())) for run in (before, after, *rest)]
+    marks = [Scored.of_patches(table, probe) for table in kept]
+    bare = [replace(table, token_nd=None, twin_n=None, loss_n=None) for table in kept]
+    assert {each.name for each in baselines(delta, marks, bare)} == set(named) - {
+        "Delta", "random direction", "embedding cosine", "embedding Euclidean", "untrained twin", "true loss",
+    }  # fmt: skip
+    assert "give --bbox" in gap_of(bare) and gap_of(kept) == ""
+    away_n = np.linalg.norm(kept[1].token_nd.astype(float) - kept[0].token_nd, axis=1)
+    flat = compare(*(replace(mark) for mark in marks[:2]))
+    (ranked,) = (e for e in baselines(flat, marks[:2], kept[:2]) if e.name == "embedding Euclidean")
+    np.testing.assert_allclose(ranked.size_n, np.log(away_n), rtol=1e-5)
     reds = [run.patches[lattice].means_nc[:, plan.bands.index("red")].astype(float) for run in (before, after, *rest)]
     _, tested = judge(reds[0], reds[1], np.array(reds[2:]), "difference")
     np.testing.assert_allclose(named["red"].size_n, np.abs(tested.t_n))

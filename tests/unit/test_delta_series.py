@@ -30,7 +30,7 @@ from delta_series import Image
 from geoelle.change import MIN_YEARS, fit_null, q_values
 from geoelle.delta import Scored, compare, judge
 from geoelle.dense import PatchScores
-from geoelle.embed import score_patches, space_of
+from geoelle.embed import Readers, score_patches, space_of
 from geoelle.errors import ProbeError
 from geoelle.models import load_model
 from geoelle.shipped import probe_of_space
@@ -80,7 +80,7 @@ def test_patches_have_the_difficulty_of_a_dense_map(reader: Reader, kit: Kit) ->
     given.pixels_cyx[:, 40:64, 40:64] = np.nan  # the last chip is not valid
     found = kit.measure(reader.read(given, "patches"))
     chips = given.chips("patches")
-    parts = score_patches(chips, reader.model, kit.probe.score_raw, kit.probe.pixels)
+    parts = score_patches(chips, reader.model, Readers(difficulty=kit.probe.score_raw, pixels=kit.probe.pixels))
     wanted = PatchScores.of(*parts, patch_px=4, probe=kit.probe)
     green_n = wanted.means_nc[:, BANDS.index("green")]
     inner = [v.reshape(16, 16)[2:14, 2:14].ravel() for v in (wanted.mean_n, wanted.complexity_n, green_n)]

@@ -13,7 +13,7 @@ from geoelle.area import Addresses, Lattice
 from geoelle.chips import Chips
 from geoelle.complexity import feature_names, features
 from geoelle.dense import DENSE_BANDS, PatchScores, agreement, dense_layers
-from geoelle.embed import PATCH_POOLING, embed_chips, embed_patches, patch_losses, score_patches, space_of
+from geoelle.embed import PATCH_POOLING, Readers, embed_chips, embed_patches, patch_losses, score_patches, space_of
 from geoelle.errors import AreaError, FormatError, SpaceMismatch
 from geoelle.models.base import Card, Loss, Tokens
 from geoelle.models.nano import CARD
@@ -86,8 +86,11 @@ def probe_of(model: Placed, *, dense: bool = True, scale: str = "raw") -> Probe:
 
 
 def scores_of(chips: Chips, model: Placed, probe: Probe) -> PatchScores:
-    table, *scores = score_patches(chips, model, probe.embedding, probe.pixels, lambda tokens: tokens[..., 1])
-    return PatchScores.of(table, *scores, patch_px=PATCH, probe=probe)
+    readers = Readers(
+        difficulty=probe.embedding, pixels=probe.pixels, dissimilarity=lambda tokens: tokens[..., 1], keeps=True,
+        loss=True, twin=(Placed(code=2.0), lambda tokens: tokens[..., 3]),
+    )  # fmt: skip
+    return PatchScores.of(*score_patches(chips, model, readers), patch_px=PATCH, probe=probe)
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +275,21 @@ def test_dissimilarity_is_of_the_token_of_the_chip_in_whose_middle_the_patch_lie
     np.testing.assert_allclose(scores.dissimilarity_n[known], ground(scores.addresses)[known, 1], rtol=1e-5)
     assert np.isnan(scores.dissimilarity_n[~known]).all()
     probe = probe_of(Placed())
-    _, _, _, without, _ = score_patches(chips_at(EVERY[:2]), Placed(), probe.embedding, probe.pixels)
-    assert np.isnan(without).all()
+    bare = Readers(difficulty=probe.embedding, pixels=probe.pixels)
+    _, _, middle = score_patches(chips_at(EVERY[:2]), Placed(), bare)
+    assert np.isnan(middle["dissimilarity"]).all() and set(middle) == {"complexity", "dissimilarity", "means"}
+
+
+def test_what_measures_beside_delta_read_is_of_the_same_chip(scores) -> None:
+    known = np.isfinite(scores.complexity_n)
+    np.testing.assert_allclose(scores.token_nd[known, :3], ground(scores.addresses)[known], rtol=1e-5)
+    np.testing.assert_allclose(scores.loss_n[known], ground(scores.addresses)[known].mean(1), rtol=1e-5)
+    np.testing.assert_allclose(scores.twin_n[known], 2 * scores.token_nd[known, 3], rtol=1e-5)
+    assert np.ptp(scores.twin_n[known]) > 1  # the code of the place in the chip, twice that of the model
+    for name in ("token_nd", "twin_n", "loss_n"):
+        assert np.isnan(getattr(scores, name)[~known]).all()
+    half = replace(scores, token_nd=None, twin_n=None, loss_n=None)
+    assert half.join(scores).token_nd is None and scores.join(scores).loss_n is not None
 
 
 def test_a_mean_of_a_band_leaves_gaps_out() -> None:
@@ -291,8 +307,11 @@ def test_a_file_gives_back_what_was_written_and_equal_tables_equal_bytes(scores,
     kept = PatchScores.read(path)
     assert kept.addresses.strings() == scores.addresses.strings()
     assert kept.probe == scores.probe and dict(kept.space) == dict(scores.space)
-    for name in ("by_offset_nk", "complexity_n", "dissimilarity_n", "means_nc", "days_n"):
+    always = ("by_offset_nk", "complexity_n", "dissimilarity_n", "means_nc", "days_n")
+    for name in (*always, "token_nd", "twin_n", "loss_n"):
         np.testing.assert_array_equal(getattr(kept, name), getattr(scores, name))
+    bare = replace(scores, token_nd=None, twin_n=None, loss_n=None)
+    assert PatchScores.read(bare.write(tmp_path / "bare.parquet")).token_nd is None
     assert scores.write(tmp_path / "again.parquet").read_bytes() == path.read_bytes()
     assert PatchScores.in_file(path)
 

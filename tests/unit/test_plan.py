@@ -143,8 +143,7 @@ def test_a_dense_map_has_a_cell_a_patch_and_every_chip_that_sees_one(make: Make)
         ({"stride_px": 10}, True, AreaError, "10 px is no whole|10 px apart, do not share patches of 4 px"),
         ({"stride_px": 24}, True, AreaError, "24 px is no whole fraction of chips of 32 px"),
         ({"stride_px": 10, "loss": True}, False, AreaError, "10 px apart, do not share patches of 4 px"),
-        ({}, False, ModelError, "dense run of nano cannot be planned with loss=False; .* add --loss"),
-        ({"loss": True}, True, ModelError, "with loss=True; a map keeps none"),
+        ({}, False, ModelError, "dense run of nano cannot be planned without loss: .* add --loss"),
     ],
 )
 def test_a_dense_run_that_makes_no_sense_is_refused(make: Make, changes: dict, for_map: bool, error, told: str) -> None:
