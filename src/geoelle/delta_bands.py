@@ -34,6 +34,7 @@ CLASSES = {
 CLASS_BANDS = ("flag", "sign", "state", "status")
 """Bands whose values do not average."""
 _MANY = 0.25
+_ROUGH = 1.5
 _DAYS = "days since 1970-01-01"
 
 
@@ -165,6 +166,11 @@ class DeltaBands:
             told.append(
                 f"{share:.0%} of the cells are flagged. The shift of the whole map is a median: it takes most of the "
                 "ground to be unchanged, so on this map small changes may be missed, and unchanged ground flagged."
+            )
+        if found.tested is not None and found.tested.inflation > _ROUGH:
+            told.append(
+                f"The whole map differs {found.tested.inflation:.1f} times as much as earlier years do: haze, season, a "
+                "sensor, or a change of most of the ground, which this test takes for these."
             )
         if (outside := found.counts["outside"]) and self.probe.reach is not None:
             told.append(f"{outside:,} cells lie outside the area of applicability after; they are judged all the same.")

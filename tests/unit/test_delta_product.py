@@ -485,6 +485,10 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     half = [Scored.of_patches(t, replace(probe, reach=replace(reach, threshold=middle))) for t in tables]
     assert 0.4 < half[0].inside_n.mean() < 0.6 and compare(*half).counts["gated"] == (half[0].inside_n == 0).sum()
     write_delta(found, tmp_path / "out")
+    rough = replace(delta, tested=replace(delta.tested, inflation=2.04))
+    assert any("differs 2.0 times as much" in told for told in DeltaBands(delta=rough, probe=probe).sentences())
+    calm = replace(delta, tested=replace(delta.tested, inflation=1.2))
+    assert not any("times as much" in told for told in DeltaBands(delta=calm, probe=probe).sentences())
     bare = DeltaBands(delta=delta, probe=replace(probe, reach=None)).sentences()
     assert any("no area of applicability" in told for told in bare)
     assert "no area of applicability" not in (tmp_path / "out" / "report.html").read_text()
