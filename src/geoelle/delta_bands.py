@@ -169,7 +169,7 @@ class DeltaBands:
             )
         if found.tested is not None and found.tested.inflation > _ROUGH:
             told.append(
-                f"The whole map differs {found.tested.inflation:.1f} times as much as earlier years do: haze, season, a "
+                f"The whole map differs {found.tested.inflation:.1f} times as much as earlier years do: haze, season, "
                 "sensor, or a change of most of the ground, which this test takes for these."
             )
         if (outside := found.counts["outside"]) and self.probe.reach is not None:
