@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from geoelle.claims import Written
     from geoelle.run import Progress as Report
 
-__all__ = ["human_bytes", "print_json", "print_table", "progress", "show", "talk"]
+__all__ = ["finish", "human_bytes", "print_json", "print_table", "progress", "show", "talk"]
 
 
 def talk(text: str) -> None:
@@ -45,6 +46,17 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
         print_json(facts)
         return
     print_table(["what", "value"], [[name, _plain(value)] for name, value in facts.items()])
+
+
+def finish(written: Written, as_json: bool) -> None:
+    """Print a finished output: as JSON, or its sentences on stderr and its files on stdout."""
+    if as_json:
+        print_json(written.to_dict())
+        return
+    for line in written.lines:
+        talk(line)
+    for path in written.files:
+        click.echo(path)
 
 
 def _plain(value: object, between: str = ", ") -> str:

@@ -159,10 +159,4 @@ def _write(found: Comparison, options: dict[str, Any]) -> None:
     from geoelle.delta_product import write_delta
 
     product = write_delta(found, options["out"], labels=options["labels"])
-    if options["as_json"]:
-        console.print_json(product.to_dict())
-        return
-    for line in product.lines:
-        console.talk(line)
-    for path in product.files:
-        click.echo(path)
+    console.finish(product, options["as_json"])

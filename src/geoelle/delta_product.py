@@ -12,7 +12,6 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +23,13 @@ from odc.geo.geobox import GeoBox
 
 from geoelle.alert_pictures import alert_pictures
 from geoelle.alerts import alerts_of, join_alerts, to_geojson
+from geoelle.claims import TEMPORARY, Written, claim_output
 from geoelle.class_raster import write_class_cog
 from geoelle.dated import Comparison, Dated
 from geoelle.delta import STATES
 from geoelle.delta_bands import CLASS_BANDS, CLASSES, DeltaBands
 from geoelle.detection import Detection, blocks_of, detect, read_truth
-from geoelle.errors import CatalogError, GeoelleError, ReadError
+from geoelle.errors import CatalogError, ReadError
 from geoelle.files import sha256, write_bytes
 from geoelle.item import ItemFacts, OutputFile, SourceItem, write_item
 from geoelle.lattice import Lattice
@@ -41,7 +41,7 @@ from geoelle.report import GalleryFacts, Picture, change_report, map_pictures
 from geoelle.style import write_class_qml, write_qml
 from geoelle.thumbnails import Imagery, read_ground
 
-__all__ = ["DeltaProduct", "claim", "write_delta"]
+__all__ = ["claim", "write_delta"]
 
 _FORMAT = "geoelle-delta", 1
 MOST_PX = 600
@@ -50,20 +50,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRODUCT = re.compile(
     r"((delta|report|item)(_\d+)?(_(flagged|state|status))?|alerts)\.(tif|tif\.aux\.xml|zarr|qml|png|html|json|parquet|geojson)"
 )
-_TEMPORARY = ".*.tmp"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeltaProduct:
-    """A finished change: its directory, files, and what is worth saying aloud."""
-
-    out: Path
-    files: tuple[Path, ...]
-    lines: tuple[str, ...]
-    facts: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"out": str(self.out), "files": [str(f) for f in self.files], "lines": list(self.lines), **self.facts}
 
 
 def claim(out: Path, fingerprint: str, *, overwrite: bool = False) -> None:
@@ -71,28 +57,15 @@ def claim(out: Path, fingerprint: str, *, overwrite: bool = False) -> None:
 
     Raises: GeoelleError (it holds something else, or is finished and `overwrite` is false).
     """
-    marker = out / "plan.json"
-    if out.exists() and not out.is_dir():
-        raise GeoelleError(f"output {out} is a file; name a directory with -o")
-    owner = _owner(marker)
-    if owner is None and out.is_dir() and any(not path.match(_TEMPORARY) for path in out.iterdir()):
-        raise GeoelleError(f"output {out} holds other files and no change; name a new directory with -o")
-    finished = (out / "run.json").is_file()
-    if owner and (finished or owner != fingerprint) and not overwrite:
-        state = "a finished change" if finished else "an unfinished change of another command"
-        raise GeoelleError(f"output {out} holds {state}; use another -o, or --overwrite to replace it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "run.json").unlink(missing_ok=True)  # a crash from here on leaves an unfinished change
-        for path in [p for p in out.iterdir() if _PRODUCT.fullmatch(p.name) or p.match(_TEMPORARY)]:
+
+    def clear(_: bool) -> None:
+        for path in [p for p in out.iterdir() if _PRODUCT.fullmatch(p.name) or p.match(TEMPORARY)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        plan = {"format": _FORMAT[0], "version": _FORMAT[1], "fingerprint": fingerprint}
-        write_bytes(marker, _json(plan), overwrite=True)
-    except OSError as cause:
-        raise GeoelleError(f"output {out} cannot be made ({cause.strerror}); name a writable place with -o") from cause
+
+    claim_output(out, fingerprint, clear, form=_FORMAT, kind="change", overwrite=overwrite)
 
 
-def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> DeltaProduct:
+def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> Written:
     """Write all files of a comparison into a claimed directory, the manifest last; over older ones.
 
     With `labels`, polygons of what changed, Delta and every baseline are scored against them.
@@ -124,7 +97,7 @@ def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> 
     files.append(write_bytes(out / "run.json", _json(manifest), overwrite=True))
     lines = [line for delta in found.zones.values() for line in DeltaBands(delta=delta, probe=found.probe).sentences()]
     told = f"{len(table):,} alerts, {table['area_km2'].sum():.3g} km²"
-    return DeltaProduct(out=out, files=tuple(files), lines=(*lines, *found.notes, told), facts=facts)
+    return Written(out=out, files=tuple(files), lines=(*lines, *found.notes, told), facts=facts)
 
 
 def _write_zone(
@@ -314,16 +287,6 @@ def _credit(found: Comparison) -> str:
         return f"Imagery: {sensor}"
     years = {look["date"][:4] for run in found.dates for look in run.manifest["plan"]["looks"]}
     return " ".join([CREDIT, *sorted(years)])
-
-
-def _owner(marker: Path) -> str | None:
-    """Return the fingerprint of the change that claimed a directory, None where none did."""
-    try:
-        claimed = json.loads(marker.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_ours = isinstance(claimed, dict) and claimed.get("format") == _FORMAT[0]
-    return str(claimed.get("fingerprint", "")) if is_ours else None
 
 
 def _json(value: object) -> bytes:

@@ -80,13 +80,7 @@ def _run(plan: SeriesPlan, probe: Probe, day: float | None, options: dict[str, A
     )  # fmt: skip
     told = {"fingerprint": fingerprint, "job": plan.plan.job.to_dict(), "bands": list(plan.plan.bands)}
     product = write_series(series, probe, options["out"], facts, told)
-    if options["as_json"]:
-        console.print_json(product.to_dict())
-        return
-    for line in product.lines:
-        console.talk(line)
-    for path in product.files:
-        click.echo(path)
+    console.finish(product, options["as_json"])
 
 
 def _places(options: dict[str, Any]) -> tuple[Place, ...]:

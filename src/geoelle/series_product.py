@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geoelle.claims import Written
 from geoelle.errors import ReadError
 from geoelle.files import sha256, write_bytes
 from geoelle.models import model_card
@@ -30,7 +31,7 @@ from geoelle.series import Series
 from geoelle.series_figure import draw_series
 from geoelle.series_run import FORMAT
 
-__all__ = ["SeriesFacts", "SeriesProduct", "table_of", "write_series"]
+__all__ = ["SeriesFacts", "table_of", "write_series"]
 
 BASELINE_CHANGE = np.datetime64("2022-01-25")
 """Products of Sentinel-2 have an offset from here on (baseline 04.00)."""
@@ -51,19 +52,6 @@ class SeriesFacts:
     items: tuple[str, ...]
     skipped: tuple[Mapping[str, str], ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeriesProduct:
-    """A finished series: its directory, files, and what is worth saying aloud."""
-
-    out: Path
-    files: tuple[Path, ...]
-    lines: tuple[str, ...]
-    facts: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"out": str(self.out), "files": [str(f) for f in self.files], "lines": list(self.lines), **self.facts}
 
 
 def table_of(series: Sequence[Series], probe: Probe) -> pd.DataFrame:
@@ -89,7 +77,7 @@ def table_of(series: Sequence[Series], probe: Probe) -> pd.DataFrame:
 
 def write_series(
     series: Sequence[Series], probe: Probe, out: Path, facts: SeriesFacts, manifest: Mapping[str, Any]
-) -> SeriesProduct:
+) -> Written:
     """Write all files of a series into a claimed directory, the manifest last; `manifest` is added to it.
 
     Raises: ReadError (no place has a clear date), GeoelleError (the system refused the write).
@@ -129,7 +117,7 @@ def write_series(
         "sha256": {f.relative_to(out).as_posix(): sha256(f) for f in sorted([*files, *out.glob("dates/*.parquet")])},
     }  # fmt: skip
     files.append(write_bytes(out / "run.json", _json(written), overwrite=True))
-    return SeriesProduct(out=out, files=tuple(files), lines=(*lines, *notes), facts=told)
+    return Written(out=out, files=tuple(files), lines=(*lines, *notes), facts=told)
 
 
 def _notes(series: Sequence[Series], facts: SeriesFacts) -> list[str]:

@@ -19,12 +19,11 @@ import numpy as np
 import xarray as xr
 
 from geoelle.chips import Chips
+from geoelle.claims import TEMPORARY, claim_output
 from geoelle.delta import Scored
 from geoelle.dense import PatchScores
 from geoelle.dense_parts import readers_of, scored_patches
 from geoelle.embed import embed_chips
-from geoelle.errors import GeoelleError
-from geoelle.files import write_bytes
 from geoelle.lattice import Addresses
 from geoelle.patches import keys_of
 from geoelle.plan import Part, Plan, chips_at_once, part_side
@@ -37,7 +36,6 @@ __all__ = ["FORMAT", "claim_series", "score_dates"]
 
 FORMAT = "geoelle-series", 1
 PRODUCTS = ("series.parquet", "series.csv", "series.json", "series.png", "report.html")
-_TEMPORARY = ".*.tmp"
 Progress = Callable[[int, int, str], None]
 
 
@@ -66,27 +64,16 @@ def claim_series(out: Path, fingerprint: str, *, overwrite: bool = False) -> Pat
 
     Raises: GeoelleError (it holds something else, or is finished and `overwrite` is false).
     """
-    folder, owner = out / "dates", _owner(out / "plan.json")
-    if out.exists() and not out.is_dir():
-        raise GeoelleError(f"output {out} is a file; name a directory with -o")
-    if owner is None and out.is_dir() and any(not path.match(_TEMPORARY) for path in out.iterdir()):
-        raise GeoelleError(f"output {out} holds other files and no series; name a new directory with -o")
-    finished = (out / "run.json").is_file()
-    if owner and (finished or owner != fingerprint) and not overwrite:
-        state = "a finished series" if finished else "an unfinished series of another command"
-        raise GeoelleError(f"output {out} holds {state}; use another -o, or --overwrite to replace it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "run.json").unlink(missing_ok=True)  # a crash from here on leaves an unfinished series
-        if owner != fingerprint and folder.is_dir():
+    folder = out / "dates"
+
+    def clear(is_same: bool) -> None:
+        if not is_same and folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
-        for path in [*(out / name for name in PRODUCTS), *out.glob(_TEMPORARY), *folder.glob(_TEMPORARY)]:
+        for path in [*(out / name for name in PRODUCTS), *out.glob(TEMPORARY), *folder.glob(TEMPORARY)]:
             path.unlink(missing_ok=True)
-        plan = {"format": FORMAT[0], "version": FORMAT[1], "fingerprint": fingerprint}
-        write_bytes(out / "plan.json", (json.dumps(plan, indent=1, sort_keys=True) + "\n").encode(), overwrite=True)
-    except OSError as cause:
-        raise GeoelleError(f"output {out} cannot be made ({cause.strerror}); name a writable place with -o") from cause
+
+    claim_output(out, fingerprint, clear, form=FORMAT, kind="series", overwrite=overwrite)
     return folder
 
 
@@ -189,13 +176,3 @@ def _concat(tables: list[Scored]) -> Scored:
         first, addresses=first.addresses.concat(*(table.addresses for table in rest)),
         **{name: every(name) for name in ("difficulty_n", "days_n", "complexity_n", "inside_n")},
     )  # fmt: skip
-
-
-def _owner(marker: Path) -> str | None:
-    """Return the fingerprint of the series that claimed a directory, None where none did."""
-    try:
-        claimed = json.loads(marker.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_ours = isinstance(claimed, dict) and claimed.get("format") == FORMAT[0]
-    return str(claimed.get("fingerprint", "")) if is_ours else None

@@ -29,7 +29,7 @@ CLASS_NODATA = 255
 """The code of a cell that has no class."""
 _PERCENTILES = (2.0, 98.0)
 _DIGITS = 3
-_QML = """\
+_OPEN = """\
 <!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
 <qgis version="3.22.0" styleCategories="Symbology">
   <pipe>
@@ -37,14 +37,31 @@ _QML = """\
       <resampling enabled="false" zoomedInResamplingMethod="nearestNeighbour" \
 zoomedOutResamplingMethod="nearestNeighbour" maxOversampling="2"/>
     </provider>
-    <rasterrenderer type="singlebandpseudocolor" band="{band}" opacity="1" alphaBand="-1" nodataColor="" \
-classificationMin="{low!r}" classificationMax="{high!r}">
+"""
+_WHOLE = """\
       <rasterTransparency/>
       <minMaxOrigin>
         <limits>None</limits>
         <extent>WholeRaster</extent>
         <statAccuracy>Exact</statAccuracy>
       </minMaxOrigin>
+"""
+_CLOSE = """\
+    <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
+    <huesaturation saturation="0" grayscaleMode="0" colorizeOn="0"/>
+    <rasterresampler maxOversampling="2"/>
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
+"""
+_QML = (
+    _OPEN
+    + """\
+    <rasterrenderer type="singlebandpseudocolor" band="{band}" opacity="1" alphaBand="-1" nodataColor="" \
+classificationMin="{low!r}" classificationMax="{high!r}">
+"""
+    + _WHOLE
+    + """\
       <rastershader>
         <colorrampshader colorRampType="INTERPOLATED" classificationMode="1" clip="0" \
 minimumValue="{low!r}" maximumValue="{high!r}" labelPrecision="{digits}">
@@ -71,39 +88,23 @@ minimumLabel="" maximumLabel="" prefix="" suffix={suffix}>
         </colorrampshader>
       </rastershader>
     </rasterrenderer>
-    <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
-    <huesaturation saturation="0" grayscaleMode="0" colorizeOn="0"/>
-    <rasterresampler maxOversampling="2"/>
-  </pipe>
-  <blendMode>0</blendMode>
-</qgis>
 """
-_CLASS_QML = """\
-<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
-<qgis version="3.22.0" styleCategories="Symbology">
-  <pipe>
-    <provider>
-      <resampling enabled="false" zoomedInResamplingMethod="nearestNeighbour" \
-zoomedOutResamplingMethod="nearestNeighbour" maxOversampling="2"/>
-    </provider>
+    + _CLOSE
+)
+_CLASS_QML = (
+    _OPEN
+    + """\
     <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">
-      <rasterTransparency/>
-      <minMaxOrigin>
-        <limits>None</limits>
-        <extent>WholeRaster</extent>
-        <statAccuracy>Exact</statAccuracy>
-      </minMaxOrigin>
+"""
+    + _WHOLE
+    + """\
       <colorPalette>
 {entries}
       </colorPalette>
     </rasterrenderer>
-    <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
-    <huesaturation saturation="0" grayscaleMode="0" colorizeOn="0"/>
-    <rasterresampler maxOversampling="2"/>
-  </pipe>
-  <blendMode>0</blendMode>
-</qgis>
 """
+    + _CLOSE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ LAYERS = (
     "errors",
     "access bootstrap change change_states complexity files geoparquet holdout lattice moments resample scene "
     "seasonal vectors models.masks models.networks models.weights",
-    "applicability area assets detection drift guards knndm looks patches raster ridge scores style variogram "
-    "models.clay_net models.dofa_net models.galileo_net models.olmoearth_net models.presto_net models.prithvi_net "
-    "models.scalemae_net",
+    "applicability area assets claims detection drift guards knndm looks patches raster ridge scores style "
+    "variogram models.clay_net models.dofa_net models.galileo_net models.olmoearth_net models.presto_net "
+    "models.prithvi_net models.scalemae_net",
     "baselines batches change_blocks chips class_raster density domain embeddings figures intervals item places "
     "route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample training_figures models.base",
@@ -24,7 +24,7 @@ LAYERS = (
     "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",
     "bands delta diagnostic_report embed extremes models nulls thumbnails",
     "alerts change_baselines delta_bands dense_parts fit_page gallery hub plan series_dates",
-    "alert_pictures fitting run series series_plan",
+    "alert_pictures array_grid fitting run series series_plan",
     "console dated delta_plan describe pair_fit products rank series_figure series_run",
     "delta_product options series_product",
     "delta_commands probe_commands series_commands",
