@@ -1,4 +1,4 @@
-"""How far can a probe be trusted? Intervals, the mean loss and dissimilarity, measured on places held out."""
+"""How far can a probe be trusted? Intervals, the mean loss, dissimilarity and density, measured on places held out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def trust_of(found: Labelled) -> Trust:
 
 
 def section(trusts: Mapping[str, tuple[Case, Trust]]) -> str:
-    """Return the tables of intervals, of the two scales and of dissimilarity."""
+    """Return the tables of intervals, of the two scales, of dissimilarity and of density."""
     lines = [
         "## How far to trust a probe", "",
         "Intervals of 90% for the loss under the masks drawn, conformal with the place as the unit; coverage is of places that "
@@ -55,6 +55,15 @@ def section(trusts: Mapping[str, tuple[Case, Trust]]) -> str:
         sides = [f"{told.n_inside:,}, {told.inside}", f"{told.n_outside:,}, {told.outside}"]
         verdict = "informative" if told.is_informative else "not informative"
         lines.append(f"| {case.title} | {told.spearman} | {' | '.join(sides)} | {verdict} |")
+    lines += [
+        "", "Does density (chips of the fit, other folds, within the threshold of the area of applicability) go with the error? Fewer errors "
+        "where it is high is a correlation below 0.", "",
+        "| model | Spearman with the absolute residual | verdict |", "| --- | --- | --- |",
+    ]  # fmt: skip
+    for case, trust in trusts.values():
+        told = trust.density
+        verdict = "-" if told is None else "informative" if told.is_informative else "not informative"
+        lines.append(f"| {case.title} | {'-' if told is None else told.spearman} | {verdict} |")
     return "\n".join([*lines, ""])
 
 
