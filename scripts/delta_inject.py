@@ -10,11 +10,13 @@ from scipy.ndimage import gaussian_filter
 
 from delta_series import CHIP_PX, PATCH_PX, STRIDES, Image
 
-SIZES_PX = (4, 8, 16, 32, 64)
+SIZES_PX = {"patches": (4, 8, 16, 32, 64), "chips": (4, 8, 16, 32)}
+"""Every chip sees a square of 64 px."""
 AMPLITUDES = (0.25, 0.5, 1.0, 2.0, 4.0)
 KINDS = ("smoothing", "texture", "spectral shift", "removal")
-EDGE_PX = (CHIP_PX - STRIDES["patches"]) // 2
-"""Pixels around the ground whose patches are judged."""
+CELL_PX = {"patches": PATCH_PX, "chips": STRIDES["chips"]}
+EDGE_PX = {unit: (CHIP_PX - stride) // 2 for unit, stride in STRIDES.items()}
+"""Pixels around the ground whose cells are judged."""
 SMOOTH_PX = 4.0
 BARE_PX = 8
 WINDOW_PX = 32
@@ -35,30 +37,47 @@ class Square:
     def window(self) -> tuple[slice, slice]:
         return tuple(slice(at, at + self.size_px) for at in (self.row, self.col))
 
-    def cells(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return which patches of the judged ground lie in the square, bool (n,), by row, then column.
+    def cells(self, shape: tuple[int, int], unit: str = "patches") -> np.ndarray:
+        """Return which cells of the judged ground lie in the square, or it in them, bool (n,), by row, then column.
 
         >>> Square(row=12, col=8, size_px=4, seed=0).cells((2, 2)).tolist()
         [False, False, True, False]
         """
-        marked = np.zeros(shape, bool)
-        row, col = ((at - EDGE_PX) // PATCH_PX for at in (self.row, self.col))
-        side = self.size_px // PATCH_PX
-        marked[row : row + side, col : col + side] = True
-        return marked.ravel()
+        return self._marked(shape, unit, 0)
+
+    def unchanged(self, shape: tuple[int, int], unit: str = "patches") -> np.ndarray:
+        """Return which cells count as unchanged, bool (n,): other patches; chips that share no pixel with the square.
+
+        >>> Square(row=14, col=14, size_px=4, seed=0).unchanged((1, 4), "chips").tolist()
+        [False, False, False, True]
+        """
+        return ~self._marked(shape, unit, EDGE_PX[unit] if unit == "chips" else 0)
+
+    def _marked(self, shape: tuple[int, int], unit: str, around_px: int) -> np.ndarray:
+        """Return the cells that share a pixel with the square, or with the ground of so many pixels around it."""
+        met = []
+        for at, count in zip((self.row, self.col), shape, strict=True):
+            first_k = EDGE_PX[unit] + CELL_PX[unit] * np.arange(count)
+            apart = (first_k + CELL_PX[unit] + around_px <= at) | (first_k - around_px >= at + self.size_px)
+            met.append(~apart)
+        return np.outer(*met).ravel()
 
 
-def judged_shape(image: Image) -> tuple[int, int]:
-    """Return the rows and columns of patches that are judged of an image."""
-    return tuple((side - 2 * EDGE_PX) // PATCH_PX for side in image.pixels_cyx.shape[1:])
+def judged_shape(image: Image, unit: str = "patches") -> tuple[int, int]:
+    """Return the rows and columns of cells that are judged of an image."""
+    return tuple((side - 2 * EDGE_PX[unit]) // CELL_PX[unit] for side in image.pixels_cyx.shape[1:])
 
 
-def squares(image: Image, size_px: int, count: int) -> list[Square]:
-    """Draw squares inside the judged ground, on whole patches; no one twice. Seeded by the day and the size."""
-    rng = np.random.default_rng([int(image.day.astype(int)), size_px])
-    free = [n - size_px // PATCH_PX + 1 for n in judged_shape(image)]
+def squares(image: Image, size_px: int, count: int, unit: str = "patches") -> list[Square]:
+    """Draw squares inside the judged ground, on whole cells; no one twice. Seeded by the day and the size.
+
+    A square smaller than a cell lies in the middle of one.
+    """
+    rng, cell_px = np.random.default_rng([int(image.day.astype(int)), size_px]), CELL_PX[unit]
+    inset_px = max(cell_px - size_px, 0) // 2
+    free = [n - max(size_px // cell_px, 1) + 1 for n in judged_shape(image, unit)]
     drawn = rng.choice(free[0] * free[1], count, replace=False)
-    at = (np.stack(np.divmod(drawn, free[1]), axis=1) * PATCH_PX + EDGE_PX).tolist()
+    at = (np.stack(np.divmod(drawn, free[1]), axis=1) * cell_px + EDGE_PX[unit] + inset_px).tolist()
     return [Square(row=r, col=c, size_px=size_px, seed=int(rng.integers(2**31))) for r, c in at]
 
 

@@ -27,39 +27,47 @@ FOLDS = 5
 def nano_kit(bands: tuple[str, ...], unit: str, imagery: Path | None, cache: Path | None) -> tuple[Reader, Kit]:
     """Return nano with the probe that ships; with imagery, its untrained twin has a probe as well."""
     model, twin, dense = load_model("nano"), load_model("nano", "untrained", seed=0), unit == "patches"
-    fitted = None
+    of_twin = None
     if imagery is not None:
-        sample, places_n = _sample(imagery, model, bands, dense, twin, cache)
-        y_n = on_scale(sample.loss_n, "log")
-        fitted = Affine.of(RidgeProbeCV(cv=PlaceKFold(FOLDS)).fit(sample.twins[TWIN].astype(np.float64), y_n, places_n))
+        of_twin = _twin_probe(*_sample(imagery, model, bands, dense, twin, cache))
     probe = probe_of_space(space_of(model, bands, dense=dense))
-    return Reader(model=model, twin=twin, loss=True, bands=bands), Kit(probe=probe, twin=fitted, bands=bands)
+    return Reader(model=model, twin=twin, loss=True, bands=bands), Kit(probe=probe, twin=of_twin, bands=bands)
 
 
-def other_kit(name: str, weights: str, bands: tuple[str, ...], imagery: Path, cache: Path | None) -> tuple[Reader, Kit]:
-    """Return another model, with a dense probe fitted here on the `fit` places of docs/nano-data.json."""
-    model = load_model(name, weights)
-    sample, places_n = _sample(imagery, model, bands, True, None, cache)
-    probe = fitted_probe(sample, places_n, model, bands)
-    return Reader(model=model, twin=None, loss=False, bands=bands), Kit(probe=probe, twin=None, bands=bands)
+def other_kit(
+    name: str, weights: str, bands: tuple[str, ...], unit: str, imagery: Path, cache: Path | None
+) -> tuple[Reader, Kit]:
+    """Return another model, its probe and that of its untrained twin fitted here on the `fit` places of nano's card."""
+    model, twin, dense = load_model(name, weights), load_model(name, "untrained", seed=0), unit == "patches"
+    sample, places_n = _sample(imagery, model, bands, dense, twin, cache)
+    kit = Kit(
+        probe=fitted_probe(sample, places_n, model, bands, dense=dense), twin=_twin_probe(sample, places_n), bands=bands
+    )
+    return Reader(model=model, twin=twin, loss=True, bands=bands), kit
 
 
-def fitted_probe(sample: Sample, places_n: np.ndarray, model: Model, bands: tuple[str, ...]) -> Probe:
-    """Fit a dense probe of log-loss and its pixel part; strengths are chosen on places held out."""
+def _twin_probe(sample: Sample, places_n: np.ndarray) -> Affine:
+    y_n = on_scale(sample.loss_n, "log")
+    return Affine.of(RidgeProbeCV(cv=PlaceKFold(FOLDS)).fit(sample.twins[TWIN].astype(np.float64), y_n, places_n))
+
+
+def fitted_probe(
+    sample: Sample, places_n: np.ndarray, model: Model, bands: tuple[str, ...], *, dense: bool = True
+) -> Probe:
+    """Fit a probe of log-loss and its pixel part; strengths are chosen on places held out."""
     cv = PlaceKFold(min(FOLDS, len(np.unique(places_n))))
     return fit_probe(
-        sample.vectors_nd.astype(np.float64), sample.loss_n, groups=places_n, space=space_of(model, bands, dense=True),
+        sample.vectors_nd.astype(np.float64), sample.loss_n, groups=places_n, space=space_of(model, bands, dense=dense),
         scale="log", cv=cv, features=(sample.features_nf.astype(np.float64), sample.feature_names),
     )  # fmt: skip
 
 
 def _sample(
-    imagery: Path, model: Model, bands: tuple[str, ...], dense: bool, twin: Model | None, cache: Path | None
+    imagery: Path, model: Model, bands: tuple[str, ...], dense: bool, twin: Model, cache: Path | None
 ) -> tuple[Sample, np.ndarray]:
     """Gather the chips, or drawn patches, of the `fit` places, and the place of each row."""
-    twins = {} if twin is None else {TWIN: twin}
     space = space_of(model, bands, dense=dense)
-    told = hashlib.sha256(f"{space} {twin and twin.weights_sha256} {CAP}".encode()).hexdigest()[:12]
+    told = hashlib.sha256(f"{space} {twin.weights_sha256} {CAP}".encode()).hexdigest()[:12]
     tables, places = [], []
     for scene in scenes_of(imagery, ("fit",), bands):
         path = None if cache is None else cache / f"fit-{told}" / f"{Path(scene.path).stem}.parquet"
@@ -68,7 +76,7 @@ def _sample(
         else:
             chips = chips_of(scene, model, bands, CAP)
             embed = (lambda *a, **k: embed_patches(*a, **k)[1]) if dense else embed_chips
-            table = embed(chips, model, loss=True, twins=twins)
+            table = embed(chips, model, loss=True, twins={TWIN: twin})
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 table.write(path)

@@ -53,7 +53,7 @@ class Reader:
     def read(self, image: Image, unit: str) -> Cells:
         """Read every cell of an image."""
         chips = image.chips(unit).select_bands(self.bands)
-        return self._patches(chips) if unit == "patches" else self._chips(chips)
+        return laid(self.chip_parts(chips), chips) if unit == "patches" else self.chip_cells(chips)
 
     def chip_parts(self, chips: Chips) -> dict[str, np.ndarray]:
         """Return tokens, loss and features of every patch of every chip, (chips, h, w, ...), NaN where not usable."""
@@ -61,10 +61,8 @@ class Reader:
         parts = each_batch(lambda part: _of_patches(see(part, self.model, self.loss, twins, "fp32")), chips, BATCH)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _patches(self, chips: Chips) -> Cells:
-        return laid(self.chip_parts(chips), chips)
-
-    def _chips(self, chips: Chips) -> Cells:
+    def chip_cells(self, chips: Chips) -> Cells:
+        """Return what there is to say of every chip, one row each."""
         twins = {} if self.twin is None else {TWIN: self.twin}
         table = embed_chips(chips, self.model, loss=self.loss, twins=twins)
         empty = np.zeros((len(chips), 0), np.float32)

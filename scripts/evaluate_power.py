@@ -2,14 +2,14 @@
 
     python scripts/evaluate_power.py [--imagery FOLDER] [--weights galileo.nano=FOLDER] [--cache FOLDER]
 
-nano needs nothing but the demo catalogue; another model, and the probe of the untrained twin, need the imagery.
+Patches first, then chips. nano needs nothing but the demo catalogue; another model, and the probe of the untrained twin, need the imagery.
 What is measured stands in docs/protocol-delta-series.md, which was committed before any of the results was looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import click
@@ -30,6 +30,8 @@ from given import folders_of
 
 YEARS = 5
 """A month needs so many: three of history, one before, one after."""
+EACH = 2
+"""Squares a month and size."""
 SMALL_PX = 32
 """Larger squares hold most of the judged ground, and are told apart."""
 OTHER_BANDS = ("blue", "green", "red", "nir", "nir08")
@@ -52,29 +54,35 @@ class Case:
     false: dict[str, float]
 
 
-def readings(image: Image, square: Square, reader: Reader) -> tuple[Cells, ...]:
+def readings(image: Image, square: Square, reader: Reader, unit: str = "patches") -> tuple[Cells, ...]:
     """Read the image with every change of the square, kind by kind; only chips that differ are read again."""
-    chips = image.chips("patches").select_bands(reader.bands)
-    base = reader.chip_parts(chips)
-    found = []
+    chips = image.chips(unit).select_bands(reader.bands)
+    read = reader.chip_parts if unit == "patches" else lambda some: _columns(reader.chip_cells(some))
+    base, found = read(chips), []
     for _, _, changed in variants(image, square):
-        new = changed.chips("patches").select_bands(reader.bands)
+        new = changed.chips(unit).select_bands(reader.bands)
         same_b = (new.pixels_btcyx == chips.pixels_btcyx) | np.isnan(chips.pixels_btcyx)
         at = np.flatnonzero(~same_b.all(axis=(1, 2, 3, 4)))
         parts = {name: value.copy() for name, value in base.items()}
         if len(at):
-            for name, value in reader.chip_parts(new[at]).items():
+            for name, value in read(new[at]).items():
                 parts[name][at] = value
-        found.append(laid(parts, new))
+        found.append(laid(parts, new) if unit == "patches" else Cells(**parts))
     return tuple(found)
 
 
-def case(outcomes: dict[str, Outcome], injected_n: np.ndarray, cut_n: np.ndarray) -> dict[str, dict[str, float]]:
-    """Score every measure of one map: injected cells against all others that are not likely cut."""
+def _columns(cells: Cells) -> dict[str, np.ndarray]:
+    return {field.name: getattr(cells, field.name) for field in fields(Cells)}
+
+
+def case(
+    outcomes: dict[str, Outcome], injected_n: np.ndarray, unchanged_n: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Score every measure of one map: injected cells against unchanged ones; what is neither counts in nothing."""
     rows: dict[str, dict[str, float]] = {"recall": {}, "found": {}, "auroc": {}, "false": {}}
     for name, out in outcomes.items():
         known_n = np.isfinite(out.p_n)
-        true_n, false_n = known_n & injected_n, known_n & ~injected_n & ~cut_n
+        true_n, false_n = known_n & injected_n, known_n & unchanged_n
         hits, wrong = out.flag_n[true_n].sum(), out.flag_n[false_n].sum()
         rows["recall"][name] = float(hits / max(true_n.sum(), 1))
         rows["found"][name] = float(hits > 0)
@@ -95,10 +103,11 @@ def auroc(true_k: np.ndarray, false_k: np.ndarray) -> float:
     return float((ranks.sum() - len(true_k) * (len(true_k) + 1) / 2) / (len(true_k) * len(false_k)))
 
 
-def cases(series: Series, reader: Reader, kit: Kit, each: int, cache: Path | None) -> tuple[list[Case], dict]:
+def cases(series: Series, reader: Reader, kit: Kit, unit: str, cache: Path | None) -> tuple[list[Case], dict]:
     """Inject into the last year of every month that has enough of them; also what is flagged without a change."""
-    dates = seen(series, reader, kit, "patches", cache)
-    cut_n = likely_cut(dates, series)
+    dates = seen(series, reader, kit, unit, cache)
+    shape = judged_shape(series.images[0], unit)
+    cut_n = likely_cut(dates, series) if unit == "patches" else np.zeros(np.prod(shape), bool)
     found, reference = [], {}
     for month, images in series.seasons.items():
         if len(images) < YEARS:
@@ -106,22 +115,22 @@ def cases(series: Series, reader: Reader, kit: Kit, each: int, cache: Path | Non
         *history, before, after = dates[month]
         judges = Judges(before, history)
         reference[month] = _reference(judges.judge(after), cut_n, len(history))
-        for size_px in SIZES_PX:
-            for square in squares(images[-1], size_px, each):
+        for size_px in SIZES_PX[unit]:
+            for square in squares(images[-1], size_px, EACH, unit):
                 told = f"{month} {size_px} {square.row} {square.col}"
-                click.echo(told, err=True)
-                cells = _kept(images[-1], square, reader, cache)
-                injected_n = square.cells(judged_shape(images[-1]))
+                click.echo(f"{reader.model.card.name} {unit}: {told}", err=True)
+                cells = _kept(images[-1], square, reader, unit, cache)
+                counted = square.cells(shape, unit), square.unchanged(shape, unit) & ~cut_n
                 names = ((kind, amplitude) for kind in KINDS for amplitude in AMPLITUDES)
                 for (kind, amplitude), one in zip(names, cells, strict=True):
-                    rows = case(judges.judge(kit.measure(one)), injected_n, cut_n)
+                    rows = case(judges.judge(kit.measure(one)), *counted)
                     found.append(Case(square=told, kind=kind, size_px=size_px, amplitude=amplitude, **rows))
     return found, reference
 
 
-def _kept(image: Image, square: Square, reader: Reader, cache: Path | None) -> tuple[Cells, ...]:
-    name = f"power-{image.day}-{square.size_px}-{square.row}-{square.col}-{square.seed}-{reader.name}"
-    return cached(cache, name, lambda: readings(image, square, reader))
+def _kept(image: Image, square: Square, reader: Reader, unit: str, cache: Path | None) -> tuple[Cells, ...]:
+    name = f"power-{unit}-{image.day}-{square.size_px}-{square.row}-{square.col}-{square.seed}-{reader.name}"
+    return cached(cache, name, lambda: readings(image, square, reader, unit))
 
 
 def _reference(outcomes: dict[str, Outcome], cut_n: np.ndarray, years: int) -> dict[str, object]:
@@ -132,18 +141,18 @@ def _reference(outcomes: dict[str, Outcome], cut_n: np.ndarray, years: int) -> d
 
 def summary(every: Sequence[Case]) -> dict[str, object]:
     """Return what is told: by size and amplitude, and by kind with intervals and decisions."""
-    small = [c for c in every if c.size_px <= SMALL_PX]
+    small, sizes = [c for c in every if c.size_px <= SMALL_PX], sorted({c.size_px for c in every})
     return {
         "squares": len({c.square for c in every}),
-        "grid": [row for kind in KINDS for row in _grid([c for c in every if c.kind == kind])],
+        "grid": [row for kind in KINDS for row in _grid([c for c in every if c.kind == kind], sizes)],
         "kinds": {kind: compared([c for c in small if c.kind == kind]) for kind in KINDS},
-        "sizes": {size: _false([c for c in every if c.size_px == size]) for size in SIZES_PX},
+        "sizes": {size: _false([c for c in every if c.size_px == size]) for size in sizes},
         "false": _false(small),
     }
 
 
-def _grid(every: Sequence[Case]) -> Iterator[dict[str, object]]:
-    for size in SIZES_PX:
+def _grid(every: Sequence[Case], sizes: Sequence[int]) -> Iterator[dict[str, object]]:
+    for size in sizes:
         for amplitude in AMPLITUDES:
             some = [c for c in every if (c.size_px, c.amplitude) == (size, amplitude)]
             parts = {part: means(some, part) for part in ("recall", "auroc")} | {"found": means(some, "found")["Delta"]}
@@ -178,14 +187,15 @@ def _false(every: Sequence[Case]) -> dict[str, dict[str, float | None]]:
     }
 
 
-def of_model(reader: Reader, kit: Kit, each: int, cache: Path | None) -> dict[str, object]:
+def of_model(reader: Reader, kit: Kit, unit: str, cache: Path | None) -> dict[str, object]:
     """Measure one model on the forest of the demo catalogue."""
     series = delta_series.romania()
     if reader.bands != series.images[0].bands:
         series = replace(series, seasons={m: tuple(_narrowed(i, reader.bands) for i in images) for m, images in series.seasons.items()})  # fmt: skip
-    every, reference = cases(series, reader, kit, each, cache)
+    every, reference = cases(series, reader, kit, unit, cache)
     return {
         "model": reader.model.card.name,
+        "unit": unit,
         "bands": list(reader.bands),
         "place": series.place,
         "reference": reference,
@@ -204,12 +214,13 @@ def _narrowed(image: Image, bands: tuple[str, ...]) -> Image:
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps what the models gave.")
 def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None) -> None:
     torch.set_num_threads(1)
-    bands = delta_series.BAND_SETS["6"]
-    found = [of_model(*nano_kit(bands, "patches", imagery, cache), 2, cache)]
-    for name, folder in folders_of(weights).items():
-        if imagery is None:
-            raise click.UsageError("--weights needs --imagery: the probe of another model is fitted on its places")
-        found.append(of_model(*other_kit(name, folder, OTHER_BANDS, imagery, cache), 1, cache))
+    if weights and imagery is None:
+        raise click.UsageError("--weights needs --imagery: the probe of another model is fitted on its places")
+    found = []
+    for unit in SIZES_PX:
+        found.append(of_model(*nano_kit(delta_series.BAND_SETS["6"], unit, imagery, cache), unit, cache))
+        for name, folder in folders_of(weights).items():
+            found.append(of_model(*other_kit(name, folder, OTHER_BANDS, unit, imagery, cache), unit, cache))
     delta_page.keep("power", found)
 
 

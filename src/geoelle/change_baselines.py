@@ -22,7 +22,7 @@ from geoelle.embeddings import Embeddings
 from geoelle.errors import ProbeError
 from geoelle.lattice import Addresses
 from geoelle.patches import keys_of
-from geoelle.shipped import TWIN, twin_probe
+from geoelle.probe import TWIN, Probe
 
 __all__ = ["Measured", "baselines", "gap_of", "of_delta"]
 
@@ -67,7 +67,9 @@ def of_delta(delta: Delta) -> Measured:
     return Measured(name="Delta", size_n=np.abs(size_n), flag_n=delta.flag_n, unchanged=unchanged)
 
 
-def baselines(delta: Delta, scored: Sequence[Scored], tables: Sequence[Table]) -> Iterator[Measured]:
+def baselines(
+    delta: Delta, scored: Sequence[Scored], tables: Sequence[Table], probe: Probe
+) -> Iterator[Measured]:
     """Measure every baseline that the tables can tell, on the cells that Delta has.
 
     `scored` and `tables` are before, after, then the history; what they lack
@@ -80,7 +82,7 @@ def baselines(delta: Delta, scored: Sequence[Scored], tables: Sequence[Table]) -
         yield _number("complexity (pixels alone)", complexity_rn, known_n, delta)
         yield _number("excess", np.array([t.difficulty_n for t in scored]) - complexity_rn, known_n, delta)
     places = [_places(table.addresses, delta.addresses) for table in tables]
-    for name, of in (*_band_numbers(tables[0]), *_vector_numbers(tables)):
+    for name, of in (*_band_numbers(tables[0]), *_vector_numbers(tables, probe)):
         values_rn = np.array([_taken(of(table), at_n) for table, at_n in zip(tables, places, strict=True)])
         yield _number(name, values_rn, known_n, delta)
     for name, of, distance in _DISTANCES:
@@ -90,7 +92,7 @@ def baselines(delta: Delta, scored: Sequence[Scored], tables: Sequence[Table]) -
             yield _distance(name, np.log(np.maximum(apart_rn, _LEAST)), known_n, delta)
 
 
-def gap_of(tables: Sequence[Table]) -> str:
+def gap_of(tables: Sequence[Table], probe: Probe) -> str:
     """Return which of the baselines are missing, why, and what helps; "" where none is."""
     if isinstance(tables[0], PatchScores) and any(table.token_nd is None for table in tables):
         return (
@@ -98,16 +100,15 @@ def gap_of(tables: Sequence[Table]) -> str:
             "baselines: a dense map does not keep tokens; give --bbox, and the runs of the change do"
         )
     lossless = any(table.loss_n is None for table in tables)
-    loss = "The true loss is not among the baselines: a run holds none; add --loss" if lossless else ""
-    return "; ".join(filter(None, (_twin_gap(tables), loss)))
+    loss = "The true loss is not among the baselines: a run holds none (geoelle embed --loss and delta --bbox keep it)"
+    return "; ".join(filter(None, (_twin_gap(tables, probe), loss if lossless else "")))
 
 
-def _twin_gap(tables: Sequence[Table]) -> str:
+def _twin_gap(tables: Sequence[Table], probe: Probe) -> str:
     missing = "The untrained twin is not among the baselines: "
+    if probe.twin is None:
+        return missing + "the probe has no map of it; fit one on runs of embed --loss, which keep its vectors"
     are_patches = isinstance(tables[0], PatchScores)
-    space = tables[0].space if are_patches else tables[0].header.space
-    if twin_probe(space) is None:
-        return missing + f"no probe of a twin ships for {space['model']} with the bands {space.get('bands', '')}"
     if any(table.twin_n is None if are_patches else TWIN not in table.twins for table in tables):
         return missing + "a run holds no vectors of it; embed all dates with --twins 1"
     return ""
@@ -129,23 +130,23 @@ def _band_numbers(table: Table) -> Iterator[tuple[str, Callable[[Table], np.ndar
             yield name, partial(_feature, names.index(column))
 
 
-def _vector_numbers(tables: Sequence[Table]) -> Iterator[tuple[str, Callable[[Embeddings], np.ndarray]]]:
+def _vector_numbers(
+    tables: Sequence[Table], probe: Probe
+) -> Iterator[tuple[str, Callable[[Table], np.ndarray]]]:
     """Name the measures that are read from embeddings or tokens, and the true loss."""
     first_nd = _vectors(tables[0])
     if all(_vectors(table) is not None for table in tables):
         direction_d = np.random.default_rng(_SEED).normal(size=first_nd.shape[1])
         direction_d /= np.linalg.norm(direction_d)
         yield "random direction", lambda t: _vectors(t) @ direction_d
-    if not _twin_gap(tables):
-        yield "untrained twin", _twin
+    if not _twin_gap(tables, probe):
+        yield "untrained twin", partial(_twin, probe)
     if all(t.loss_n is not None for t in tables):
         yield "true loss", lambda t: np.log(np.maximum(t.loss_n, _LEAST))
 
 
-def _twin(table: Table) -> np.ndarray:
-    if isinstance(table, PatchScores):
-        return table.twin_n
-    return twin_probe(table.header.space).score_raw(table.twins[TWIN])
+def _twin(probe: Probe, table: Table) -> np.ndarray:
+    return table.twin_n if isinstance(table, PatchScores) else probe.twin(table.twins[TWIN])
 
 
 def _feature(column: int, table: Embeddings) -> np.ndarray:

@@ -191,8 +191,8 @@ def compare_runs(
             first, then, rest, later=[scored[run.path][lattice] for run in looks], rate=rate
         )
         tables = [(run.patches if run.is_dense else run.chips)[lattice] for run in judged]
-        measures[lattice] = (of_delta(found), *baselines(found, [first, then, *rest], tables))
-        notes = (*notes, gap) if (gap := gap_of(tables)) and gap not in notes else notes
+        measures[lattice] = (of_delta(found), *baselines(found, [first, then, *rest], tables, used))
+        notes = (*notes, gap) if (gap := gap_of(tables, used)) and gap not in notes else notes
     if not zones:
         raise InputMismatch(
             f"{before.path} and {after.path} share no lattice; make both of one area, --crs and --stride"

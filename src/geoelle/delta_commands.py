@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["delta"]
 
-_OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights", "epsg", "stride_px", "dense", "loss")
+_OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights", "epsg", "stride_px", "dense")
 
 
 @click.command()
@@ -53,7 +53,12 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
     help="GeoJSON or GeoParquet of polygons that changed: score Delta and every baseline against them.",
 )
 @click.option("--dense", is_flag=True, help="One cell a patch, with --bbox. Needs its own probe.")
-@click.option("--loss", is_flag=True, help="Judge the change of the true loss too, with --bbox: slower.")
+@click.option(
+    "--loss/--no-loss",
+    default=None,
+    help="With --bbox, judge the change of the true loss beside Delta. Default: where the model has one; takes two to "
+    "three times as long.",
+)
 @model_options
 @output_options
 def delta(runs: tuple[Path, ...], **options: Any) -> None:
@@ -77,7 +82,8 @@ def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
 
     if len(runs) != 2:
         raise click.UsageError("give two runs, before and after, or none and --bbox, --before and --after")
-    if given := [f"--{name}" for name in _OF_AREAS if options[name]]:
+    given = [f"--{name}" for name in _OF_AREAS if options[name]] + ["--loss"] * (options["loss"] is not None)
+    if given:
         raise click.UsageError(f"{', '.join(given)} are of an area, not of runs")
     history = [Dated.read(Path(path), f"history {i}") for i, path in enumerate(options["history"], start=1)]
     pair = (Dated.read(path, name) for path, name in zip(runs, ("before", "after"), strict=True))
@@ -120,15 +126,27 @@ def _of_area(options: dict[str, Any]) -> None:
 
 
 def _planned(options: dict[str, Any]) -> Windows:
-    """Plan all windows, with the untrained twin beside where a probe of it ships: it adds no reading."""
+    """Plan all windows, with the null of every change beside: the true loss, and the untrained twin of the model."""
     from geoelle.delta_plan import plan_windows
-    from geoelle.shipped import ships_twin
+    from geoelle.models import load_model
 
     if not options["before"] or not options["after"]:
         raise click.UsageError("give two runs, or an area with --before and --after")
-    twins = int(options["dense"] or (options["weights"] is None and ships_twin(options["model"])))
-    job = job_of(options | {"dates": options["after"]}, dense=options["dense"], loss=options["loss"], twins=twins)
+    loss = options["loss"]
+    if loss is None:  # other weights of a model may lack the decoder that a loss needs
+        loss = load_model(options["model"], options["weights"]).card.target == "loss"
+    job = job_of(options | {"dates": options["after"]}, dense=options["dense"], loss=loss, twins=_twins(options))
     return plan_windows(job, options["before"], _years(options["history"]), options["later"])
+
+
+def _twins(options: dict[str, Any]) -> int:
+    """Return 1 where the probe has a map of the twin; patches keep their tokens with it, whether or not."""
+    from geoelle.probe import Probe
+    from geoelle.shipped import shipped_probes
+
+    named = options["probe"]
+    probes = shipped_probes(options["model"]) if named is None else [Probe.load(named)]
+    return int(options["dense"] or any(probe.twin is not None for probe in probes))
 
 
 def _show_windows(windows: Windows, as_json: bool) -> None:

@@ -12,18 +12,16 @@ from geoelle.embed import Readers, score_patches
 from geoelle.embeddings import Embeddings
 from geoelle.models import Model
 from geoelle.probe import Probe
-from geoelle.shipped import twin_probe
 
 __all__ = ["readers_of", "scored_patches"]
 
 
 def readers_of(probe: Probe, twin: Model | None = None, *, keeps: bool = False, loss: bool = False) -> Readers:
-    """Return what a probe reads of patches; with the untrained twin also what its own probe reads, where one ships."""
-    of_twin = None if twin is None else twin_probe(probe.space)
+    """Return what a probe reads of patches; of the untrained twin as well, where it is given and the probe knows it."""
     return Readers(
         difficulty=probe.embedding, pixels=probe.pixels,
         dissimilarity=None if probe.reach is None else probe.reach.dissimilarity, keeps=keeps, loss=loss,
-        twin=None if of_twin is None else (twin, of_twin.embedding),
+        twin=None if twin is None or probe.twin is None else (twin, probe.twin),
     )  # fmt: skip
 
 

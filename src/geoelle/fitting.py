@@ -23,7 +23,7 @@ from geoelle.intervals import check_places
 from geoelle.large import Large, fit_large, large_runs
 from geoelle.models import model_card
 from geoelle.nulls import evaluate
-from geoelle.probe import Probe, Scale, fit_probe, on_scale
+from geoelle.probe import TWIN, Probe, Scale, fit_probe, on_scale, with_twin
 from geoelle.report import fit_report
 from geoelle.ridge import cross_predict
 from geoelle.sample import Sample
@@ -265,7 +265,7 @@ def _held(job: FitJob, rows: _Rows) -> Held:
 
 
 def _fitted(rows: _Rows, held: Held, job: FitJob) -> Trust:
-    """Fit the probe on every usable row, and on those that are scored what tells how far to trust it."""
+    """Fit the probe on every usable row, and on those that are scored its twin and what tells how far to trust it."""
     sample, space = rows.sample, rows.tables[0].header.space
     if rows.large is None:
         probe = fit_probe(
@@ -281,6 +281,8 @@ def _fitted(rows: _Rows, held: Held, job: FitJob) -> Trust:
         asked = replace(job.holdout, buffer_m=held.buffer_m)
         whole = holdout_for(asked, rows.ground, block_m=job.block_m, folds=job.folds)
         probe = fit_large(rows.large, whole, space=space, scale=job.scale)
+    if TWIN in sample.twins:
+        probe = with_twin(probe, sample.twins[TWIN], sample.loss_n, groups=held.groups, cv=held.cv)
     return fit_trust(
         probe,
         sample.vectors_nd,

@@ -1,15 +1,15 @@
 """Turn embeddings into difficulty: `RidgeProbe` to fit one, `Probe` to keep, share and apply it.
 
 A `Probe` is one affine map of the raw embedding, w'x + b, on the scale it was fitted on ("log": the logarithm
-of the loss), a second one of the pixel features, what tells how far to trust the first (a spread, a smearing
-factor, its reach), and the account of where they come from. Its file is one `.safetensors` with a JSON header:
-no pickle, no code. A digest in the header covers every number and word.
+of the loss), a second one of the pixel features, a third one of the vectors of the untrained twin, what tells how
+far to trust the first (a spread, a smearing factor, its reach), and the account of where they come from. Its file
+is one `.safetensors` with a JSON header: no pickle, no code. A digest in the header covers every number and word.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -26,6 +26,7 @@ from geoelle.ridge import ALPHAS, Affine, RidgeProbe, RidgeProbeCV, cross_predic
 
 __all__ = [
     "ALPHAS",
+    "TWIN",
     "Affine",
     "Probe",
     "RidgeProbe",
@@ -34,14 +35,19 @@ __all__ = [
     "cross_predict",
     "fit_probe",
     "on_scale",
+    "with_twin",
 ]
 
 Scale = Literal["log", "raw"]
 
+TWIN = "twin0"
+"""The untrained twin that a probe has a map for: the column of embeddings with its vectors."""
+
 _FORMAT = "geoelle-probe"
-_VERSION = 2
-_BEFORE = {"spread": None, "smearing": None, "reach": None, "trust": {}}
-"""What a file of version 1 does not say."""
+_VERSION = 3
+_BEFORE = {2: {"twin_alpha": None}}
+_BEFORE[1] = {"spread": None, "smearing": None, "reach": None, "trust": {}} | _BEFORE[2]
+"""What files of earlier versions do not say."""
 _TENSORS = ("weights", "intercept", "mean", "scale")
 _TABLES = ("scores", "trust", "folds", "versions", "data")
 _WORDS = ("space", "target", "scale", "feature_names", "smearing", *_TABLES, "licence")
@@ -54,7 +60,8 @@ _ABOUT_THE_LOSS = ("target", "masking")
 class Probe:
     """What maps are painted with: embedding -> difficulty, in one space.
 
-    `embedding` and `pixels` (or None) are affine maps to the target on its `scale`: "log" or "raw" loss.
+    `embedding` and `pixels` (or None) are affine maps to the target on its `scale`: "log" or "raw" loss. So is `twin`,
+    of the vectors of the untrained twin of seed 0 (None where the fit had none): the null that a map is shown beside.
     `space` says which model, weights, pooling, target and masking the numbers belong to; `target` is "loss"
     or a proxy's name. `scores`, `trust`, `folds`, `versions` and `data` are JSON tables for the reader.
     `spread` makes intervals, `smearing` (the mean of exp(residual) on the log scale) the mean loss, `reach`
@@ -67,6 +74,7 @@ class Probe:
     scale: Scale = "log"
     pixels: Affine | None = None
     feature_names: tuple[str, ...] = ()
+    twin: Affine | None = None
     spread: Spread | None = None
     smearing: float | None = None
     reach: Reach | None = None
@@ -175,12 +183,13 @@ class Probe:
         words, tensors = _read(Path(path))
         if _digest({k: v for k, v in words.items() if k != "digest"}, tensors) != words.get("digest"):
             raise FormatError(f"the probe {path} is damaged (its digest differs); copy or fit it again")
-        words = (_BEFORE if words["version"] == 1 else {}) | words
+        words = _BEFORE.get(words["version"], {}) | words
         try:
             embedding = _affine("", words["alpha"], tensors)
             return cls(
                 embedding=embedding,
                 pixels=None if words["pixels_alpha"] is None else _affine("pixels.", words["pixels_alpha"], tensors),
+                twin=None if words["twin_alpha"] is None else _affine("twin.", words["twin_alpha"], tensors),
                 spread=None if words["spread"] is None else _spread(words["spread"], tensors),
                 reach=None if words["reach"] is None else _reach(words["reach"], tensors, embedding),
                 **{k: words[k] for k in _WORDS if k != "feature_names"},
@@ -210,6 +219,8 @@ class Probe:
         tensors = _tensors("", self.embedding)
         if self.pixels is not None:
             tensors |= _tensors("pixels.", self.pixels)
+        if self.twin is not None:
+            tensors |= _tensors("twin.", self.twin)
         if self.spread is not None:
             tensors |= _tensors("spread.", self.spread.log_spread)
         if self.reach is not None:
@@ -222,6 +233,7 @@ class Probe:
         alphas = {
             "alpha": self.embedding.alpha,
             "pixels_alpha": None if self.pixels is None else self.pixels.alpha,
+            "twin_alpha": None if self.twin is None else self.twin.alpha,
         }
         return {
             "format": _FORMAT,
@@ -273,6 +285,21 @@ def fit_probe(
         target=target,
         scale=scale,
     )
+
+
+def with_twin(
+    probe: Probe,
+    vectors_nd: np.ndarray,
+    loss_n: np.ndarray,
+    *,
+    groups: np.ndarray,
+    cv: BaseCrossValidator | None = None,
+) -> Probe:
+    """Return a probe with a map of the vectors of the untrained twin, float (n, d), to the losses of the model itself.
+
+    Raises: as `fit_probe`.
+    """
+    return replace(probe, twin=Affine.of(RidgeProbeCV(cv=cv).fit(vectors_nd, on_scale(loss_n, probe.scale), groups)))
 
 
 def on_scale(loss: np.ndarray, scale: Scale) -> np.ndarray:
@@ -349,6 +376,9 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         words = json.loads(header or "")
     except ValueError as cause:
         raise FormatError(f"{path} is not a geoelle probe (no geoelle header); name another file") from cause
-    if not isinstance(words, dict) or words.get("format") != _FORMAT or words.get("version") not in (1, _VERSION):
-        raise FormatError(f"{path} is not a {_FORMAT} of version 1 or {_VERSION}; use the geoelle that wrote it")
+    known = (*_BEFORE, _VERSION)
+    if not isinstance(words, dict) or words.get("format") != _FORMAT or words.get("version") not in known:
+        raise FormatError(
+            f"{path} is not a {_FORMAT} of version 1 to {_VERSION}; use the geoelle that wrote it"
+        )
     return words, tensors

@@ -30,9 +30,8 @@ from geoelle.files import sha256, write_bytes
 from geoelle.item import strip_url
 from geoelle.models import Model, load_model
 from geoelle.plan import Part, Plan, chips_at_once
-from geoelle.probe import Probe
+from geoelle.probe import TWIN, Probe
 from geoelle.read import cut, read_window
-from geoelle.shipped import TWIN
 
 __all__ = ["Outcome", "Progress", "finish", "load_manifest", "run_embed"]
 

@@ -5,20 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from geoelle import change_baselines as module
 from geoelle.change_baselines import Measured, baselines, gap_of, of_delta
 from geoelle.delta import Scored, compare
 from geoelle.embeddings import Embeddings, Header
 from geoelle.lattice import Addresses, Lattice
 from geoelle.probe import Affine, Probe
-from geoelle.shipped import twin_space
 
 SIDE = 40
 CELLS = SIDE * SIDE
+FIRST = Affine(weights_d=np.eye(8)[0], intercept=0.0, mean_d=np.zeros(8), scale_d=np.ones(8), alpha=1.0)
 LATTICE = Lattice(epsg=32631, gsd_m=10, size_px=32, stride_px=16)
 MESH = Addresses(lattice=LATTICE, rows=np.repeat(np.arange(SIDE), SIDE), cols=np.tile(np.arange(SIDE), SIDE))
 NAMES = ("mean_red", "mean_nir", "ndvi_mean")
 SPACE = {"model": "m", "weights_sha256": "0", "pooling": "mean", "target": "t", "masking": "k"}
+BARE = Probe(embedding=FIRST, space=SPACE)
+KNOWS = replace(BARE, twin=FIRST)
 RNG = np.random.default_rng(0)
 LEVEL_ND, LEVEL_NF = 3 * RNG.normal(size=(CELLS, 8)), 0.1 * RNG.normal(size=(CELLS, 3))
 
@@ -45,7 +46,7 @@ def measured(after: Embeddings, years: int = 4) -> dict[str, Measured]:
     tables = [year(1), after, *(year(2 + k) for k in range(years))]
     marks = [scored(table) for table in tables]
     delta = compare(marks[0], marks[1], marks[2:])
-    return {each.name: each for each in (of_delta(delta), *baselines(delta, marks, tables))}
+    return {each.name: each for each in (of_delta(delta), *baselines(delta, marks, tables, BARE))}
 
 
 CHANGED = np.arange(CELLS) % 20 == 0
@@ -93,27 +94,26 @@ def test_cells_are_those_of_delta_and_a_measure_that_never_varies_is_not_tested(
     delta = compare(marks[0], marks[1], marks[2:])
     flat = [replace(t, features_nf=np.ones((CELLS, 3), np.float32)) for t in tables]
     shuffled = [flat[0], *(t[np.random.default_rng(1).permutation(CELLS)] for t in flat[1:])]
-    found = {each.name: each for each in baselines(delta, marks, shuffled)}
+    found = {each.name: each for each in baselines(delta, marks, shuffled, BARE)}
     assert found["NDVI"].flag_n is None
     for each in found.values():
         assert np.isnan(each.size_n[:5]).all() and np.isfinite(each.size_n[5:]).all(), each.name
-    straight = {each.name: each for each in baselines(delta, marks, flat)}
+    straight = {each.name: each for each in baselines(delta, marks, flat, BARE)}
     np.testing.assert_array_equal(found["embedding Euclidean"].size_n, straight["embedding Euclidean"].size_n)
 
 
-def test_the_twin_is_judged_as_the_others_are_and_its_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe of the twin reads the first dimension of its vectors."""
-    affine = Affine(weights_d=np.eye(8)[0], intercept=0.0, mean_d=np.zeros(8), scale_d=np.ones(8), alpha=1.0)
-    monkeypatch.setattr(module, "twin_probe", lambda space: Probe(embedding=affine, space=twin_space(space)))
+def test_the_twin_is_judged_as_the_others_are_and_its_absence_is_told() -> None:
+    """The map of the twin reads the first dimension of its vectors."""
     tables = [year(1), year(0), *(year(2 + k) for k in range(4))]
-    assert "--twins 1" in gap_of(tables)
+    assert "--twins 1" in gap_of(tables, KNOWS)
     moved = [4.0 * CHANGED[:, None] * (i == 1) for i in range(len(tables))]
     twins = [replace(t, twins={"twin0": t.vectors_nd + np.float32(by)}) for t, by in zip(tables, moved, strict=True)]
     marks = [scored(table) for table in tables]
-    found = {each.name: each for each in baselines(compare(marks[0], marks[1], marks[2:]), marks, twins)}
-    assert gap_of(twins) == "The true loss is not among the baselines: a run holds none; add --loss"
-    assert gap_of([replace(t, loss_n=np.ones(CELLS)) for t in twins]) == ""
+    delta = compare(marks[0], marks[1], marks[2:])
+    found = {each.name: each for each in baselines(delta, marks, twins, KNOWS)}
+    assert gap_of(twins, KNOWS).startswith("The true loss is not among the baselines: a run holds none")
+    assert gap_of([replace(t, loss_n=np.ones(CELLS)) for t in twins], KNOWS) == ""
     assert found["untrained twin"].flag_n[CHANGED].mean() > 0.5 and found["untrained twin"].unchanged < 0.01
-    assert "untrained twin" not in {each.name for each in baselines(compare(marks[0], marks[1]), marks[:2], tables[:2])}
-    monkeypatch.setattr(module, "twin_probe", lambda space: None)
-    assert "no probe of a twin ships for m" in gap_of(twins)
+    assert "untrained twin" not in {each.name for each in baselines(delta, marks, tables, KNOWS)}
+    assert "untrained twin" not in {each.name for each in baselines(delta, marks, twins, BARE)}
+    assert "the probe has no map of it" in gap_of(twins, BARE)

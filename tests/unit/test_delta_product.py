@@ -48,6 +48,7 @@ from geoelle.errors import (
 )
 from geoelle.plan import Job, Plan
 from geoelle.probe import Affine, Probe
+from geoelle.shipped import probe_of_space
 from ground import GSD_M, make_scene, save_catalog
 
 WEST, NORTH = 10_240 * 59 + 2_000, 4_996_000
@@ -208,6 +209,24 @@ def test_labels_score_delta_and_every_baseline(out: Path, tmp_path: Path) -> Non
     (tmp_path / "sea.geojson").write_text(shapely.to_geojson(shapely.box(0, 0, 1, 1)))
     with pytest.raises(FormatError, match="labels 0 of"):
         run("delta", out / "before", out / "after", "--evaluate", tmp_path / "sea.geojson", "-o", tmp_path / "sea")
+
+
+def test_the_nulls_of_every_change_are_beside_it_unless_a_run_or_the_probe_lacks_them(
+    catalog: str, out: Path, tmp_path: Path
+) -> None:
+    nulls = ("untrained twin", "true loss", "random direction", "complexity (pixels alone)")
+    page = (out / "report.html").read_text()
+    assert all(name in page for name in nulls) and "not among the baselines" not in page
+    (delta,) = compare_runs(*dated(out, "before", "after"), history(out)).measures.values()
+    assert all(each.flag_n is not None for each in delta if each.name in nulls)
+    knows = probe_of_space(Embeddings.read(out / "before").header.space)
+    bare = replace(knows, twin=None).save(tmp_path / "bare.safetensors")
+    words = ("--catalog", catalog, "--history", 4, "--no-loss", "--probe", bare)
+    run("delta", *COMMAND, *words, "-o", tmp_path / "out")
+    told = (tmp_path / "out" / "report.html").read_text()
+    assert "the probe has no map of it; fit one" in told and "a run holds none (geoelle embed --loss" in told
+    table = Embeddings.read(tmp_path / "out" / "after")
+    assert table.loss_n is None and not table.twins
 
 
 def test_unchanged_years_have_next_to_no_flag(out: Path, catalog: str, tmp_path: Path) -> None:
@@ -387,6 +406,7 @@ def test_windows_that_overlap_or_hold_no_item_are_refused(catalog: str) -> None:
     [
         (("run/",), "give two runs"),
         (("a/", "b/", "--bbox", "1,2,3,4"), "--bbox are of an area"),
+        (("a/", "b/", "--no-loss"), "--loss are of an area"),
         (("--bbox", "1,2,3,4", "--before", "2020"), "with --before and --after"),
         (("--bbox", "4,52,5,53", "--before", "2020", "--after", "2021", "--history", "x"), "no count of years"),
     ],
@@ -444,12 +464,14 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     parts = [
         Affine(weights_d=np.random.default_rng(i).normal(size=n) / 50, intercept=-3.0, mean_d=np.zeros(n),
                scale_d=np.ones(n), alpha=1.0)
-        for i, n in enumerate((plan.model.card.dim, len(names)))
+        for i, n in enumerate((plan.model.card.dim, len(names), plan.model.card.dim))
     ]  # fmt: skip
     space = space_of(plan.model, plan.bands, dense=True)
     weights_d, points_md = np.abs(parts[0].weights_d), np.zeros((1, plan.model.card.dim), np.float32)
     reach = Reach(points_md=points_md, counts_m=np.ones(1, int), weights_d=weights_d, mean_distance=1.0, threshold=1e3)
-    probe = Probe(embedding=parts[0], pixels=parts[1], feature_names=names, space=space, reach=reach)
+    probe = Probe(
+        embedding=parts[0], pixels=parts[1], twin=parts[2], feature_names=names, space=space, reach=reach
+    )
     path = probe.save(tmp_path / "dense.safetensors")
     folders = embed_windows(windows, tmp_path / "out", probe)
     before, after, *rest = (Dated.read(folder, name) for name, folder in folders.items())
@@ -465,13 +487,13 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     kept = [next(iter(run.patches.values())) for run in (before, after, *rest)]
     marks = [Scored.of_patches(table, probe) for table in kept]
     bare = [replace(table, token_nd=None, twin_n=None, loss_n=None) for table in kept]
-    assert {each.name for each in baselines(delta, marks, bare)} == set(named) - {
+    assert {each.name for each in baselines(delta, marks, bare, probe)} == set(named) - {
         "Delta", "random direction", "embedding cosine", "embedding Euclidean", "untrained twin", "true loss",
     }  # fmt: skip
-    assert "give --bbox" in gap_of(bare) and gap_of(kept) == ""
+    assert "give --bbox" in gap_of(bare, probe) and gap_of(kept, probe) == ""
     away_n = np.linalg.norm(kept[1].token_nd.astype(float) - kept[0].token_nd, axis=1)
     flat = compare(*(replace(mark) for mark in marks[:2]))
-    (ranked,) = (e for e in baselines(flat, marks[:2], kept[:2]) if e.name == "embedding Euclidean")
+    (ranked,) = (e for e in baselines(flat, marks[:2], kept[:2], probe) if e.name == "embedding Euclidean")
     np.testing.assert_allclose(ranked.size_n, np.log(away_n), rtol=1e-5)
     reds = [run.patches[lattice].means_nc[:, plan.bands.index("red")].astype(float) for run in (before, after, *rest)]
     _, tested = judge(reds[0], reds[1], np.array(reds[2:]), "difference")

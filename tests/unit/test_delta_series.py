@@ -93,7 +93,8 @@ def test_patches_have_the_difficulty_of_a_dense_map(reader: Reader, kit: Kit) ->
 def test_bands_of_a_patch_are_the_means_of_its_pixels(reader: Reader) -> None:
     given = image()
     found = reader.read(given, "patches").bands_nc.reshape(*judged_shape(given), -1)
-    own = given.pixels_cyx[:, EDGE_PX + 4 : EDGE_PX + 8, EDGE_PX + 8 : EDGE_PX + 12].mean(axis=(1, 2))
+    edge = EDGE_PX["patches"]
+    own = given.pixels_cyx[:, edge + 4 : edge + 8, edge + 8 : edge + 12].mean(axis=(1, 2))
     np.testing.assert_allclose(found[1, 2], own, rtol=1e-5)
 
 
@@ -218,7 +219,7 @@ def test_amplitudes_are_local_standard_deviations() -> None:
     assert moved[0] / moved[1] == pytest.approx((1 - np.exp(-0.25)) / (1 - np.exp(-4)), rel=1e-3)
 
 
-@pytest.mark.parametrize("size_px", delta_inject.SIZES_PX)
+@pytest.mark.parametrize("size_px", delta_inject.SIZES_PX["patches"])
 def test_injected_cells_are_the_patches_whose_pixels_changed(size_px: int, reader: Reader) -> None:
     given = image(side=96)
     square = squares(given, size_px, 2)[1]
@@ -227,15 +228,32 @@ def test_injected_cells_are_the_patches_whose_pixels_changed(size_px: int, reade
     before, after = (reader.read(i, "patches").bands_nc for i in (given, replace(given, pixels_cyx=changed)))
     moved_n = ((after - before) > 0.5).all(axis=1)
     np.testing.assert_array_equal(moved_n, square.cells(judged_shape(given)))
+    np.testing.assert_array_equal(moved_n, ~square.unchanged(judged_shape(given)))
     assert squares(given, size_px, 2) == squares(given, size_px, 2) and len(set(squares(given, size_px, 2))) == 2
 
 
-def test_reading_only_the_chips_that_differ_is_reading_all(reader: Reader) -> None:
-    given, square = image(), Square(row=8, col=8, size_px=4, seed=0)
-    found = power.readings(given, square, reader)
+@pytest.mark.parametrize("size_px", delta_inject.SIZES_PX["chips"])
+def test_chips_around_a_square_are_neither_injected_nor_unchanged(size_px: int) -> None:
+    given = image(side=96)
+    chips, shape = given.chips("chips"), judged_shape(given, "chips")
+    assert len(chips) == np.prod(shape) == 81
+    for square in squares(given, size_px, 4, "chips"):
+        changed = given.pixels_cyx.copy()
+        changed[:, *square.window] += 1
+        moved_bcyx = (replace(given, pixels_cyx=changed).chips("chips").pixels_btcyx != chips.pixels_btcyx)[:, 0]
+        np.testing.assert_array_equal(square.unchanged(shape, "chips"), ~moved_bcyx.any(axis=(1, 2, 3)))
+        middle_b = moved_bcyx[:, 0, 12:20, 12:20].any(axis=(1, 2))
+        np.testing.assert_array_equal(square.cells(shape, "chips"), middle_b)
+        assert middle_b.sum() == max(size_px // 8, 1) ** 2 and square.unchanged(shape, "chips").any()
+
+
+@pytest.mark.parametrize("unit", ["patches", "chips"])
+def test_reading_only_the_chips_that_differ_is_reading_all(unit: str, reader: Reader) -> None:
+    given, square = image(), Square(row=12, col=12, size_px=4, seed=0)
+    found = power.readings(given, square, reader, unit)
     for k, (_, _, changed) in enumerate(variants(given, square)):
         if k % 7 == 0:
-            whole = reader.read(changed, "patches")
+            whole = reader.read(changed, unit)
             np.testing.assert_allclose(found[k].tokens_nd, whole.tokens_nd, atol=2e-4)
             np.testing.assert_allclose(found[k].bands_nc, whole.bands_nc)
 
@@ -244,8 +262,8 @@ def test_a_case_counts_hits_false_flags_and_no_cut_ground() -> None:
     p_n = np.array([0.001, 0.2, 0.001, 0.001, 0.5, np.nan])
     flag_n = np.array([True, False, True, True, False, False])
     out = Outcome(size_n=np.array([5.0, 2.0, 4.0, 9.0, 1.0, np.nan]), p_n=p_n, flag_n=flag_n, shift=0.0)
-    injected_n, cut_n = np.array([1, 1, 0, 0, 0, 1], bool), np.array([0, 0, 0, 1, 0, 0], bool)
-    found = power.case({"Delta": out}, injected_n, cut_n)
+    injected_n, unchanged_n = np.array([1, 1, 0, 0, 0, 1], bool), np.array([0, 0, 1, 0, 1, 0], bool)
+    found = power.case({"Delta": out}, injected_n, unchanged_n)
     assert found["recall"]["Delta"] == 0.5 and found["found"]["Delta"] == 1 and found["false"]["Delta"] == 0.5
     assert found["auroc"]["Delta"] == roc_auc_score([1, 1, 0, 0], [5, 2, 4, 1])
 

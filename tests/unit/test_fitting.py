@@ -93,6 +93,8 @@ def test_a_linear_loss_is_found_on_ground_held_out(fitted: Fitted) -> None:
     assert table.rows[0].metrics.r.value > 0.95 and table.row("untrained twins").metrics.r.value < 0.3
     np.testing.assert_allclose(fitted.probe.embedding.weights_d, WEIGHTS, atol=0.05)
     assert fitted.probe.embedding.intercept == pytest.approx(-2, abs=0.1)
+    # the vectors of the twin are noise here, and its map says so
+    assert fitted.probe.twin.weights_d.shape == (DIM,) and np.abs(fitted.probe.twin.weights_d).max() < 0.2
     assert table.n_chips == SIDE * SIDE - 1 and any("twins where 3 are wanted" in note for note in fitted.scores.notes)
 
 

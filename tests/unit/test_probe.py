@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from geoelle.errors import FormatError, GeoelleError, ProbeError, SpaceMismatch
-from geoelle.probe import Probe, fit_probe, on_scale
+from geoelle.probe import Probe, fit_probe, on_scale, with_twin
 
 SPACE = {"model": "nano", "weights_sha256": "ab12", "pooling": "mean", "target": "loss", "masking": "0.75/4"}
 
@@ -157,11 +157,11 @@ def test_foreign_missing_and_newer_files_are_refused(probe, tmp_path):
     with pytest.raises(FormatError, match="not a geoelle probe"):
         Probe.load(bad)
     save_file({"weights": np.zeros(3)}, bad, {"geoelle": "[1]"})
-    with pytest.raises(FormatError, match="version 1 or 2"):
+    with pytest.raises(FormatError, match="version 1 to 3"):
         Probe.load(bad)
-    newer = _words(probe.save(tmp_path / "p.safetensors")) | {"version": 3}
+    newer = _words(probe.save(tmp_path / "p.safetensors")) | {"version": 4}
     save_file({"weights": np.zeros(3)}, bad, {"geoelle": json.dumps(newer)})
-    with pytest.raises(FormatError, match="version 1 or 2"):
+    with pytest.raises(FormatError, match="version 1 to 3"):
         Probe.load(bad)
     bad.write_bytes(b"\x80\x04\x95 a pickle of old")
     with pytest.raises(FormatError):
@@ -174,7 +174,8 @@ def test_a_file_of_version_1_is_a_probe_without_what_it_does_not_say(probe, tmp_
     """Written as version 1 was: fewer keys, the digest over them."""
     path, old = probe.save(tmp_path / "p.safetensors"), tmp_path / "old.safetensors"
     tensors, words = load_file(path), _words(path)
-    words = {k: v for k, v in words.items() if k not in ("spread", "smearing", "reach", "trust", "digest")}
+    later = ("spread", "smearing", "reach", "trust", "twin_alpha", "digest")
+    words = {k: v for k, v in words.items() if k not in later}
     words["version"] = 1
     digest = hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(tensors):
@@ -182,7 +183,7 @@ def test_a_file_of_version_1_is_a_probe_without_what_it_does_not_say(probe, tmp_
     save_file(tensors, old, {"geoelle": json.dumps(words | {"digest": digest.hexdigest()})})
     again = Probe.load(old)
     np.testing.assert_array_equal(again.score_raw(world()[0]), probe.score_raw(world()[0]))
-    assert again.spread is again.smearing is again.reach is None and again.trust == {}
+    assert again.spread is again.smearing is again.reach is again.twin is None and again.trust == {}
     assert again.digest == probe.digest
     with pytest.raises(ProbeError, match="'nano' has no intervals"):
         again.interval(world()[0])
@@ -191,6 +192,17 @@ def test_a_file_of_version_1_is_a_probe_without_what_it_does_not_say(probe, tmp_
     save_file(tensors, old, {"geoelle": json.dumps(words | {"version": 2, "digest": digest.hexdigest()})})
     with pytest.raises(FormatError, match="digest"):
         Probe.load(old)
+
+
+def test_the_map_of_the_twin_is_fitted_on_its_vectors_and_kept(probe, tmp_path):
+    _, loss, _, lonlat = world()
+    twin_nd = np.log(loss)[:, None] * np.linspace(1, 2, 5)  # tells the loss, as no vector of the model does
+    knows = with_twin(probe, twin_nd, loss, groups=lonlat)
+    assert knows.embedding is probe.embedding and knows.twin.weights_d.shape == (5,)
+    assert np.corrcoef(knows.twin(twin_nd), np.log(loss))[0, 1] > 0.99
+    again = Probe.load(knows.save(tmp_path / "p.safetensors"))
+    np.testing.assert_array_equal(again.twin(twin_nd), knows.twin(twin_nd))
+    assert again.digest == knows.digest != probe.digest and again.twin.alpha == knows.twin.alpha
 
 
 def test_json_for_a_device(probe, tmp_path):
