@@ -36,7 +36,7 @@ demo: $(READY)  ## Map the embedded scene of the Virginia coast; then fit probes
 		-o $(OUT)/pairs.safetensors --report $(OUT)/pairs --overwrite
 	$(BIN)/geoelle map $(CORNER) --dense -o $(OUT)/dense --overwrite
 	$(BIN)/geoelle rank $(OUT)/run --probe $(OUT)/probe.safetensors --above 95 -o $(OUT)/rank --overwrite
-	$(BIN)/geoelle delta $(FOREST) --before 2019-08 --after 2020-08 --later 2020-09 --history 4 --dense --loss -o $(OUT)/delta --overwrite
+	$(BIN)/geoelle delta $(FOREST) --before 2019-08 --after 2020-08 --later 2020-09 --history 4 --dense -o $(OUT)/delta --overwrite
 	$(BIN)/geoelle series --at 22.1553,45.2032 --at 22.1520,45.2080 --dates 2015/2020 --dense --catalog demo -o $(OUT)/series --overwrite
 	$(BIN)/python scripts/demo_page.py $(OUT)
 	@echo "Open $(OUT)/index.html"

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geoelle.chips import Chips
 from geoelle.embed import BATCH, embed_chips
-from geoelle.models import Model
+from geoelle.models import Model, load_model
 from geoelle.read import cut, read_window
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -24,20 +24,21 @@ SIDE = 2048
 def measure(repeats: int, *, quick: bool) -> Section:
     """Encode and embed real chips on one and on two threads, at both precisions."""
     plan, addresses, box = mosaic.one_part(8 if quick else 24)
-    model = plan.model
+    model, twin = plan.model, load_model(plan.model.card.name, "untrained", seed=0)
     chips = cut(read_window(plan.looks, box, plan.found.sensor, plan.bands), addresses)
     flops = _flops(model, chips[:BATCH])
     threads_before = torch.get_num_threads()
     rows: list[Row] = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        rows += _rows(model, chips, flops, threads, repeats)
+        rows += _rows(model, twin, chips, flops, threads, repeats)
     torch.set_num_threads(threads_before)
     return Section(
         title="Embedding",
         text=(
             f"{len(chips)} chips of 32 px in {len(chips.bands)} bands through nano, {BATCH} at a time on each core. "
-            "`encode` is the network; `embed_chips` adds missing pixels, pooling and pixel complexity. The network "
+            "`encode` is the network; `embed_chips` adds missing pixels, pooling and pixel complexity; `with twin and loss` "
+            "is what each date of a change costs: the untrained twin and the true loss under every mask beside. The network "
             f"takes {flops / 1e6:.0f} million floating-point operations a chip (counted by torch); the limit is how "
             f"many chips that would be at the rate of one bare product of {SIDE} x {SIDE} matrices."
         ),
@@ -46,13 +47,14 @@ def measure(repeats: int, *, quick: bool) -> Section:
     )
 
 
-def _rows(model: Model, chips: Chips, flops: float, threads: int, repeats: int) -> list[Row]:
+def _rows(model: Model, twin: Model, chips: Chips, flops: float, threads: int, repeats: int) -> list[Row]:
     tasks: dict[str, Callable[[], object]] = {}
     for name, kind in TYPES.items():
         left = torch.rand(SIDE, SIDE).to(kind)
         tasks[f"limit {name}"] = lambda left=left: left @ left
         tasks[f"encode {name}"] = lambda name=name: _encode(model, chips, name, threads)
         tasks[f"embed_chips {name}"] = lambda name=name: embed_chips(chips, model, precision=name)
+    tasks["with twin and loss fp32"] = lambda: embed_chips(chips, model, loss=True, twins={"twin0": twin})
     seconds = race(tasks, repeats)
     speed = {
         name: [(2 * SIDE**3 / flops if name.startswith("limit") else len(chips)) / s for s in each]

@@ -58,11 +58,11 @@ def rounded(found: Any) -> Any:
 
 
 def write() -> None:
-    """Write the page, and the picture of power, from the numbers."""
+    """Write the page, and the pictures of power, from the numbers."""
     every = json.loads(NUMBERS.read_text())
     write_bytes(PAGE, page(every).encode(), overwrite=True)
-    if "power" in every:
-        draw(every["power"][0])
+    for found in every.get("power", ()):
+        draw(found)
 
 
 def page(every: Found) -> str:
@@ -101,7 +101,7 @@ def _lost(found: Found) -> str:
         best = max((n for n in rows if n != "Delta"), key=lambda n, r=rows: r[n]["auroc"]["value"])
         gap = rows[best]["auroc_gap"]
         parts.append(f"{kind}: {gap['verdict']} {best} ({span(gap)})")
-    return f"- `{found['model']}`, injected changes: by AUROC, against the best other measure of each kind, Delta {'; '.join(parts)}. False share of its flags {span(found['false']['Delta'])}, at a rate of {RATE:g}."
+    return f"- `{found['model']}`, {found['unit']}, injected changes: by AUROC, against the best other measure of each kind, Delta {'; '.join(parts)}. False share of its flags {span(found['false']['Delta'])}, at a rate of {RATE:g}."
 
 
 def _alarms(name: str, part: Found) -> str:

@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 
 from delta_words import listed, row, span, table
 
-PICTURE = Path(__file__).parents[1] / "docs" / "img" / "delta-power.png"
+IMAGES = Path(__file__).parents[1] / "docs" / "img"
 RATE = 0.1
+SMALL_PX = 32
 DRAWN_PX = (8, 16, 32)
 BEST = 3
 Found = Mapping[str, Any]
@@ -26,16 +27,25 @@ def power(models: Sequence[Found]) -> Iterator[str]:
         "together; intervals redraw the squares. One place, five months: the squares of a month share their images."
     )
     yield ""
-    yield f"![Share of injected cells that are flagged](img/{PICTURE.name})"
-    yield ""
-    yield "A line that starts above 0 is of a measure that flags ground without a change as well."
+    yield (
+        "Patches count all cells outside of the square as unchanged. Chips count those that share no pixel with it, and what lies between counts in nothing. "
+        "In the pictures, a line that starts above 0 is of a measure that flags ground without a change as well."
+    )
     for found in models:
         yield ""
         yield from _model(found)
 
 
+def picture(found: Found) -> Path:
+    """Return where the curves of a model and unit are drawn."""
+    first = found["model"] == "nano" and found["unit"] == "patches"
+    return IMAGES / ("delta-power.png" if first else f"delta-power-{found['model']}-{found['unit']}.png")
+
+
 def _model(found: Found) -> Iterator[str]:
-    yield f"### `{found['model']}`, {', '.join(found['bands'])}: {found['squares']} squares"
+    yield f"### `{found['model']}`, {found['unit']}, {', '.join(found['bands'])}: {found['squares']} squares"
+    yield ""
+    yield f"![Share of injected cells that are flagged](img/{picture(found).name})"
     yield ""
     for kind, rows in found["kinds"].items():
         yield f"- **{kind}**: " + _verdict(rows)
@@ -45,12 +55,8 @@ def _model(found: Found) -> Iterator[str]:
     )
     yield f"- Of the measures whose false share is not above the rate ({listed(quiet(found))}), recall is highest, by kind: {_best_quiet(found)}."
     yield "- A measure that flags much without an injection has recall for nothing: read recall beside the false share; AUROC does not depend on flags."
-    large, recall = found["sizes"]["64"]["Delta"], {size: _recall(found, size) for size in (32, 64)}
-    both = ", ".join(f"{kind} {value:.2f} ({recall[32][kind]:.2f})" for kind, value in recall[64].items())
-    yield (
-        f"- Squares of 64 px hold 64% of the judged ground, and the shift of the whole map was expected to take them for no change. Cells found by Delta at amplitude 4, beside "
-        f"squares of 32 px: {both}; false share {span(large)}."
-    )
+    if "64" in found["sizes"]:
+        yield _large(found)
     told = ", ".join(
         f"{month} {r['flagged']['Delta']:.0f} of {r['judged']} ({r['history']} years)"
         for month, r in found["reference"].items()
@@ -58,6 +64,8 @@ def _model(found: Found) -> Iterator[str]:
     yield f"- Flagged by Delta without an injection: {told}."
     yield ""
     yield from _kinds(found)
+    yield ""
+    yield from _curves(found)
     yield ""
     yield "Recall of injected cells by Delta, and squares with any cell found in brackets:"
     yield ""
@@ -73,6 +81,15 @@ def _model(found: Found) -> Iterator[str]:
     yield ""
     yield from table(("measure", "up to 32 px", *(f"{size} px" for size in sizes)),
                      ((n, span(f), *(f"{found['sizes'][size][n]['value']:.3f}" for size in sizes)) for n, f in found["false"].items()))  # fmt: skip
+
+
+def _large(found: Found) -> str:
+    large, recall = found["sizes"]["64"]["Delta"], {size: _recall(found, size) for size in (32, 64)}
+    both = ", ".join(f"{kind} {value:.2f} ({recall[32][kind]:.2f})" for kind, value in recall[64].items())
+    return (
+        f"- Squares of 64 px hold 64% of the judged ground, and the shift of the whole map was expected to take them for no change. Cells found by Delta at amplitude 4, beside "
+        f"squares of 32 px: {both}; false share {span(large)}."
+    )
 
 
 def quiet(found: Found) -> list[str]:
@@ -130,7 +147,26 @@ def _kinds(found: Found) -> Iterator[str]:
         yield row((f"**{name}**" if name == "Delta" else name, *cells))
 
 
-def draw(found: Found, path: Path = PICTURE) -> None:
+def _curves(found: Found) -> Iterator[str]:
+    """Tell the power of every measure by amplitude, mean over sizes up to 32 px."""
+    small = [g for g in found["grid"] if g["size_px"] <= SMALL_PX]
+    amplitudes = sorted({g["amplitude"] for g in small})
+    yield f"Recall of injected cells at amplitudes {', '.join(f'{a:g}' for a in amplitudes)}, mean over squares up to {SMALL_PX} px:"
+    yield ""
+
+    def curve(kind: str, name: str) -> str:
+        means = []
+        for amplitude in amplitudes:
+            some = [g["recall"][name] for g in small if (g["kind"], g["amplitude"]) == (kind, amplitude)]
+            means.append(f"{sum(some) / len(some):.2f}")
+        return ", ".join(means)
+
+    kinds = list(found["kinds"])
+    names = sorted(found["kinds"][kinds[0]], key=lambda name: name != "Delta")
+    yield from table(("measure", *kinds), ((name, *(curve(kind, name) for kind in kinds)) for name in names))
+
+
+def draw(found: Found) -> None:
     """Draw recall against amplitude, a column a kind and a row a size: Delta and the measures that find most."""
     kinds = list(found["kinds"])
     figure, axes = plt.subplots(
@@ -168,8 +204,7 @@ def draw(found: Found, path: Path = PICTURE) -> None:
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(shown), fontsize=8, frameon=False
     )
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=95, metadata={"Software": None})
+    figure.savefig(picture(found), dpi=95, metadata={"Software": None})
     plt.close(figure)
 
 

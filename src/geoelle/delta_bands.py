@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -84,14 +84,11 @@ class DeltaBands:
         found = self.delta
         outside_n = found.state_n == STATES.index("outside")
         shown = {name: values for name, values in self.values().items() if name in ("delta", "delta_excess", "t")}
-        if found.flag_n is not None:
-            shown["flagged"] = (found.flag_n * found.sign_n).astype(np.float32)
-        if found.followed is not None:
-            shown["status"] = found.followed.status_n.astype(np.float32)
+        shown |= {name: codes_n for name, codes_n in self.codes().items() if name != "state"}
         return shown | {"applicable": np.where(outside_n, 0, 1).astype(np.float32)}
 
-    def ramps(self, raster: xr.DataArray) -> dict[str, Ramp]:
-        """Return the colours and legends of the bands that are drawn, zero in the middle of each."""
+    def ramps(self, raster: xr.DataArray) -> dict[str, Ramp | Classes]:
+        """Return the colours and legends of the bands that are drawn, zero in the middle of each ramp."""
         log = self.probe.scale == "log"
         labels = {
             "delta": "ln(difficulty after / before)" if log else "difficulty after - before",
@@ -100,18 +97,15 @@ class DeltaBands:
         }
         names = raster["band"].values.tolist()
         unit = "" if log else self.linear
-        ramps = {
+        ramps: dict[str, Ramp | Classes] = {
             name: Ramp.diverging(raster.sel(band=name).values, label=label, unit="" if name == "t" else unit)
             for name, label in labels.items()
             if name in names and np.isfinite(raster.sel(band=name).values).any()
         }  # fmt: skip
         if "flagged" in names:
-            ramps["flagged"] = Ramp(
-                name="RdBu_r", low=-1.0, high=1.0, label=f"flagged at q <= {self.delta.rate:g}: easier -1, harder 1"
-            )
+            ramps["flagged"] = replace(CLASSES["flagged"], label=f"flagged at q <= {self.delta.rate:g}")
         if "status" in names:
-            label = ", ".join(f"{code} {name}" for code, name in enumerate(STATUSES))
-            ramps["status"] = Ramp(name="viridis", low=0.0, high=len(STATUSES) - 1.0, label=label)
+            ramps["status"] = CLASSES["status"]
         return ramps
 
     def tags(self) -> dict[str, str]:

@@ -56,8 +56,7 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
 @click.option(
     "--loss/--no-loss",
     default=None,
-    help="With --bbox, judge the change of the true loss beside Delta. Default: where the model has one; takes two to "
-    "three times as long.",
+    help="With --bbox, judge the change of the true loss beside Delta: slower. Default: where the model has one.",
 )
 @model_options
 @output_options

@@ -75,6 +75,11 @@ def _change(path: Path) -> dict[str, Any]:
         "cells": [
             f"{name}: {count} {state}" for name, zone in zones.items() for state, count in zone["counts"].items()
         ],
+        "status": [
+            f"{name}: {count} {status}"
+            for name, zone in zones.items()
+            for status, count in (zone["status"] or {}).items()
+        ],
         "alerts": manifest["alerts"],
         "probe": manifest["probe"]["digest"],
         "fingerprint": manifest["fingerprint"],
@@ -134,6 +139,7 @@ def _probe(path: Path) -> dict[str, Any]:
         "licence": probe.licence,
         "intervals": "no" if probe.spread is None else f"{100 * (1 - probe.spread.alpha):g}%",
         "smearing": probe.smearing,
+        "untrained twin": "no" if probe.twin is None else "yes",
         "reference points": 0 if probe.reach is None else len(probe.reach.counts_m),
         "scores": dict(probe.scores),
         "trust": dict(probe.trust),

@@ -15,7 +15,7 @@ import pyproj
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
@@ -26,7 +26,7 @@ from odc.geo.geobox import GeoBox
 from geoelle.errors import FormatError
 from geoelle.figures import DPI, INK, MUTED, colormap, house_style, png
 from geoelle.raster import geobox_of
-from geoelle.style import Ramp
+from geoelle.style import Classes, Ramp
 
 __all__ = ["CREDIT", "MapText", "Scene", "quicklook"]
 
@@ -75,9 +75,10 @@ class Scene:
 
 
 def quicklook(
-    raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scenes: Mapping[str, Scene] | None = None
-) -> bytes:
-    """Draw one panel a ramp, keyed by band, after the scenes, keyed by title; return the bytes of a PNG.
+    raster: xr.DataArray, ramps: Mapping[str, Ramp | Classes], text: MapText, *,
+    scenes: Mapping[str, Scene] | None = None,
+) -> bytes:  # fmt: skip
+    """Draw one panel a ramp, or classes, keyed by band, after the scenes, keyed by title; return the bytes of a PNG.
 
     All scenes have the stretch of the last. Where the raster has a band `applicable`, cells of 0 are hatched on every
     layer.
@@ -104,7 +105,7 @@ def quicklook(
             axis.imshow(colours, extent=(west, east, south, north), interpolation="antialiased")
         for i, (name, ramp) in enumerate(ramps.items(), start=len(scenes)):
             image = _paint(axes[i], raster.sel(band=name).values, ramp, grid)
-            _colour_bar(figure.add_axes(sheet.bar(i)), image, ramp)
+            (_class_bar if isinstance(ramp, Classes) else _colour_bar)(figure.add_axes(sheet.bar(i)), image, ramp)
             _hatch(axes[i], outside_yx, grid, sheet.map_inches)
         for i, name in enumerate([*scenes, *ramps]):
             axes[i].set_title(f"{'abcdefghijkl'[i]}  {name}", pad=5)
@@ -240,10 +241,14 @@ def _wrap(text: str, letters: float) -> list[str]:
     return textwrap.wrap(text, int(letters), break_on_hyphens=False)
 
 
-def _paint(axis: Axes, values_yx: np.ndarray, ramp: Ramp, grid: _Grid) -> AxesImage:
+def _paint(axis: Axes, values_yx: np.ndarray, ramp: Ramp | Classes, grid: _Grid) -> AxesImage:
     west, south, east, north = grid.bounds
-    extent, norm = (west, east, south, north), Normalize(ramp.low, ramp.high)
-    return axis.imshow(values_yx, cmap=colormap(ramp), norm=norm, extent=extent, interpolation="nearest")
+    if isinstance(ramp, Classes):
+        colours, norm = ListedColormap(ramp.colours), Normalize(-0.5, len(ramp.names) - 0.5)
+    else:
+        colours, norm = colormap(ramp), Normalize(ramp.low, ramp.high)
+    extent = west, east, south, north
+    return axis.imshow(values_yx, cmap=colours, norm=norm, extent=extent, interpolation="nearest")
 
 
 def _hatch(axis: Axes, outside_yx: np.ndarray, grid: _Grid, map_inches: tuple[float, float]) -> None:
@@ -274,6 +279,15 @@ def _colour_bar(axis: Axes, image: AxesImage, ramp: Ramp) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axis.tick_params(labelsize=8, length=2.5, pad=2)
     legend.set_label(ramp.legend, size=8, labelpad=2)
+
+
+def _class_bar(axis: Axes, image: AxesImage, classes: Classes) -> None:
+    """Draw the legend of classes: a field each, its name below."""
+    legend = Colorbar(axis, image, orientation="horizontal", ticks=range(len(classes.names)))
+    legend.outline.set_linewidth(0.5)
+    axis.set_xticklabels(classes.names)
+    axis.tick_params(labelsize=7.5, length=0, pad=3)
+    legend.set_label(classes.label, size=8, labelpad=2)
 
 
 def _stretch(rgb_yx3: np.ndarray, like_yx3: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import xarray as xr
 from geoelle.figures import DPI, Score, calibration, histogram, places, score_bars
 from geoelle.quicklook import CREDIT, MapText, Scene, quicklook
 from geoelle.scores import Terms
-from geoelle.style import Ramp
+from geoelle.style import Classes, Ramp
 
 __all__ = [
     "Counts",
@@ -206,9 +206,10 @@ def change_report(facts: GalleryFacts, figures: Sequence[Picture]) -> str:
 
 
 def map_pictures(
-    raster: xr.DataArray, ramps: Mapping[str, Ramp], text: MapText, *, scenes: Mapping[str, Scene] | None = None
-) -> tuple[Picture, ...]:
-    """Draw the scenes, keyed by title, the map of every ramp, keyed by band, and the distribution of the first one.
+    raster: xr.DataArray, ramps: Mapping[str, Ramp | Classes], text: MapText, *,
+    scenes: Mapping[str, Scene] | None = None,
+) -> tuple[Picture, ...]:  # fmt: skip
+    """Draw the scenes, keyed by title, the map of every ramp or classes, keyed by band, and the first ramp's values.
 
     Raises:
         FormatError: not a raster, no ramp, or a ramp of a band it does not have.

@@ -171,6 +171,7 @@ def test_a_later_date_confirms_the_flood(catalog: str, out: Path, tmp_path: Path
     assert "S2B_31TFJ_20250601_0_L2A" in first["items_after"]
     manifest = json.loads((again / "run.json").read_text())
     assert manifest["zones"]["delta"]["status"]["confirmed"] == confirmed.sum()
+    assert f"delta: {confirmed.sum()} confirmed" in json.loads(run("info", again, "--json"))["status"]
     assert manifest["fingerprint"] != json.loads((out / "run.json").read_text())["fingerprint"]
     page = (again / "report.html").read_text()
     assert "Followed through 2 dates after" in page and "not independent of the first flag" in page
@@ -313,6 +314,7 @@ def test_a_finished_or_foreign_directory_is_not_touched(out: Path, tmp_path: Pat
 def test_a_change_describes_and_verifies_itself(out: Path, tmp_path: Path) -> None:
     told = json.loads(run("info", out, "--json"))
     assert told["kind"] == "change" and told["test"] == ["delta: difference"] and told["alerts"] > 0
+    assert told["status"] == []
     damaged = Path(shutil.copytree(out, tmp_path / "damaged"))
     (damaged / "delta.qml").write_text("other")
     with pytest.raises(FormatError, match=r"delta\.qml differ"):

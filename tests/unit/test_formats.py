@@ -172,6 +172,7 @@ def made_probe(plan: Plan) -> Probe:
         embedding=embedding,
         pixels=affine(len(names)),
         feature_names=names,
+        twin=affine(dim),
         spread=Spread(log_spread=affine(dim), low=-4.0, high=-1.0, alpha=0.1, threshold=1.5),
         smearing=1.25,
         reach=reach,
@@ -386,7 +387,7 @@ def test_embeddings_of_a_run(made: Made):
 
 
 def plain_probe(made: Made, *, full: bool) -> Probe:
-    bare = {"pixels": None, "feature_names": (), "spread": None, "smearing": None, "reach": None}
+    bare = {"pixels": None, "feature_names": (), "twin": None, "spread": None, "smearing": None, "reach": None}
     return made.probe if full else replace(made.probe, **bare)
 
 

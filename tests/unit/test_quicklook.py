@@ -9,7 +9,7 @@ from geoelle.errors import FormatError
 from geoelle.lattice import Addresses, Lattice
 from geoelle.quicklook import MapText, Scene, _degree_labels, _Grid, quicklook
 from geoelle.raster import geobox_of, paint
-from geoelle.style import Ramp
+from geoelle.style import Classes, Ramp
 
 TEXT = MapText(
     title="Difficulty of nano", subtitle="2024-06", reading="High values mean fine, irregular texture."
@@ -63,6 +63,21 @@ def test_the_map_is_north_up_and_missing_cells_are_neither_end_of_the_ramp() -> 
     band = image[high.max() + 5 : low.min() - 5, image.shape[1] // 2]
     assert (band.max(axis=1) - band.min(axis=1) < 0.06).all()  # grey
     assert (band.mean(axis=1) > 0.6).all()
+
+
+def test_classes_are_painted_in_their_colours_and_named_below() -> None:
+    raster = painted(30, 30)
+    raster.values[0] = np.repeat([0.0, 2.0, 1.0], 10)[:, None]
+    colours = ("#e6e6e6", "#2065ab", "#b1182b")
+    classes = Classes(label="status", names=("none", "seen once", "seen twice"), colours=colours)
+    image = pixels(quicklook(raster, {"difficulty": classes}, TEXT))
+    share = [near(image, colour).mean() for colour in classes.colours]
+    assert share[1] == pytest.approx(share[2], rel=0.05) and share[1] > 0.1
+    low = np.flatnonzero(near(image, classes.colours[1]).sum(axis=1) > 300)
+    high = np.flatnonzero(near(image, classes.colours[2]).sum(axis=1) > 300)
+    assert low.min() > high.max()  # north is up
+    others = Classes(label="status", names=("none", "easier", "harder"), colours=classes.colours)
+    assert not np.array_equal(image, pixels(quicklook(raster, {"difficulty": others}, TEXT)))
 
 
 def test_the_same_raster_gives_the_same_picture() -> None:
