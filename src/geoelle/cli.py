@@ -286,9 +286,10 @@ def info(path: Path, as_json: bool) -> None:
     Example:
       geoelle info out/
     """
-    from geoelle.describe import describe
+    from geoelle.describe import describe, in_words
 
-    console.show(describe(path), as_json)
+    facts = describe(path)
+    console.show(facts if as_json else in_words(facts), as_json)
 
 
 def _go_on(plan: Any, options: dict[str, Any]) -> bool:

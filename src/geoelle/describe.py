@@ -18,7 +18,7 @@ from geoelle.files import sha256
 from geoelle.probe import Probe
 from geoelle.run import load_manifest
 
-__all__ = ["describe"]
+__all__ = ["describe", "in_words"]
 
 _ROWS = 512
 """Rows of a raster decoded at a time: one row of blocks of ours."""
@@ -60,6 +60,23 @@ def _check_files(path: Path, manifest: dict[str, Any]) -> str:
             f"run {path} is damaged: {', '.join(wrong)} differ from run.json; run the command again with --overwrite"
         )
     return f"{len(manifest['sha256'])} files match run.json"
+
+
+def in_words(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts for a reader: of the scores of a probe, and of how far to trust it, the sentences, not the tables."""
+    told: dict[str, Any] = {}
+    for name, value in facts.items():
+        lines = _sentences(name, value)
+        told |= {f"{name}, {i}": line for i, line in enumerate(lines, start=1)} if lines else {name: value}
+    return told
+
+
+def _sentences(name: str, value: Any) -> list[str]:
+    if name == "scores" and value:
+        return [*(table["sentence"] for table in value["tables"]), *value["notes"]]
+    if name == "trust" and value:
+        return [*value["sentences"].values(), *value["notes"]]
+    return []
 
 
 def _change(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import zarr
 from rasterio.shutil import copy
 
 from geoelle.area import Area
-from geoelle.describe import describe
+from geoelle.describe import describe, in_words
 from geoelle.errors import FormatError
 from geoelle.plan import Job, make_plan
 from geoelle.products import run_map, shipped_probe
@@ -230,3 +230,14 @@ def test_a_damaged_zarr_is_noticed(run: Path, name: str, damage: Callable[[Path]
     damage(run / "difficulty.zarr" / name)
     with pytest.raises(FormatError, match=r"difficulty.zarr is (no whole Zarr group|a Zarr group without levels)"):
         describe(run / "difficulty.zarr")
+
+
+def test_a_probe_is_told_in_sentences_and_its_numbers_stay_in_json() -> None:
+    facts = describe(PROBE)
+    told = in_words(facts)
+    assert "tables" in facts["scores"] and "coverage" in facts["trust"]
+    assert told["scores, 1"] == facts["scores"]["tables"][0]["sentence"]
+    assert told["trust, 1"] in facts["trust"]["sentences"].values() and "trust" not in told
+    assert len(str(told)) < 6_000 < len(str(facts)) and told["folds"] == facts["folds"]
+    bare = facts | {"scores": {}, "trust": {}}
+    assert in_words(bare) == bare
