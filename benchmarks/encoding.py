@@ -37,8 +37,9 @@ def measure(repeats: int, *, quick: bool) -> Section:
         title="Embedding",
         text=(
             f"{len(chips)} chips of 32 px in {len(chips.bands)} bands through nano, {BATCH} at a time on each core. "
-            "`encode` is the network; `embed_chips` adds missing pixels, pooling and pixel complexity; `with twin and loss` "
-            "is what each date of a change costs: the untrained twin and the true loss under every mask beside. The network "
+            "`encode` is the network; `embed_chips` adds missing pixels, pooling and pixel complexity; `with twin "
+            "and loss` is what each date of a change costs: the untrained twin and the true loss under every mask. "
+            "The network "
             f"takes {flops / 1e6:.0f} million floating-point operations a chip (counted by torch); the limit is how "
             f"many chips that would be at the rate of one bare product of {SIDE} x {SIDE} matrices."
         ),

@@ -25,7 +25,7 @@ def false_alarms(found: Found) -> Iterator[str]:
         yield ""
         yield from _series(name, part)
     for part in told.values():
-        if "seasons" in part and part["unit"] == "patches":
+        if "seasons" in part and part["unit"] == "patches" and part["model"] == "nano":
             yield ""
             yield from _seasons(part)
     if "belgium" in found:
@@ -35,7 +35,7 @@ def false_alarms(found: Found) -> Iterator[str]:
 
 def _series(name: str, part: Found) -> Iterator[str]:
     dates = sum(map(len, part["dates"].values()))
-    yield f"### {part['place']}, {part['unit']}: {part['cells']:,} cells, {dates} dates, one place"
+    yield f"### {part['place']}, {part['unit']}, `{part['model']}`: {part['cells']:,} cells, {dates} dates, one place"
     yield ""
     clean = part.get("without_cut", part["one_a_date"])
     ground = f"without {part['cut']} likely cut cells" if "without_cut" in part else "all ground, no change assumed"

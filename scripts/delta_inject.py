@@ -53,6 +53,26 @@ class Square:
         """
         return ~self._marked(shape, unit, EDGE_PX[unit] if unit == "chips" else 0)
 
+    def apart(self, shape: tuple[int, int], unit: str = "patches") -> np.ndarray:
+        """Return which cells the model saw without any pixel of the square beside, bool (n,).
+
+        Of patches, those that no chip with such a pixel shows; of chips, all that are unchanged.
+
+        >>> Square(row=8, col=16, size_px=4, seed=0).apart((2, 10)).tolist()[:10]
+        [False, False, False, False, False, False, False, False, False, False]
+        >>> Square(row=8, col=8, size_px=4, seed=0).apart((2, 10)).tolist()[:10]
+        [False, False, False, False, False, False, True, True, True, True]
+        """
+        if unit == "chips":
+            return self.unchanged(shape, unit)
+        met = []
+        for at, count in zip((self.row, self.col), shape, strict=True):
+            first = max(-(-(at + 1 - CHIP_PX) // STRIDES[unit]), 0) * STRIDES[unit]
+            last = (at + self.size_px - 1) // STRIDES[unit] * STRIDES[unit]
+            pixel_k = EDGE_PX[unit] + PATCH_PX * np.arange(count)
+            met.append((pixel_k >= first) & (pixel_k < last + CHIP_PX))
+        return ~np.outer(*met).ravel()
+
     def _marked(self, shape: tuple[int, int], unit: str, around_px: int) -> np.ndarray:
         """Return the cells that share a pixel with the square, or with the ground of so many pixels around it."""
         met = []

@@ -13,8 +13,7 @@ from geoelle.embed import embed_chips, embed_patches, space_of
 from geoelle.embeddings import Embeddings
 from geoelle.holdout import PlaceKFold
 from geoelle.models import Model, load_model
-from geoelle.probe import Probe, fit_probe, on_scale
-from geoelle.ridge import Affine, RidgeProbeCV
+from geoelle.probe import Probe, fit_probe, with_twin
 from geoelle.sample import Sample
 from geoelle.shipped import probe_of_space
 from nano_samples import chips_of, scenes_of
@@ -22,33 +21,28 @@ from nano_samples import chips_of, scenes_of
 CAP = 32
 """Chips a file at most, for the probes that are fitted here."""
 FOLDS = 5
+OTHER_BANDS = ("blue", "green", "red", "nir", "nir08")
+"""Of the forest, those that other models read: the groups of Galileo need both short-wave infrared bands, or neither."""
 
 
-def nano_kit(bands: tuple[str, ...], unit: str, imagery: Path | None, cache: Path | None) -> tuple[Reader, Kit]:
-    """Return nano with the probe that ships; with imagery, its untrained twin has a probe as well."""
-    model, twin, dense = load_model("nano"), load_model("nano", "untrained", seed=0), unit == "patches"
-    of_twin = None
-    if imagery is not None:
-        of_twin = _twin_probe(*_sample(imagery, model, bands, dense, twin, cache))
-    probe = probe_of_space(space_of(model, bands, dense=dense))
-    return Reader(model=model, twin=twin, loss=True, bands=bands), Kit(probe=probe, twin=of_twin, bands=bands)
+def nano_kit(bands: tuple[str, ...], unit: str) -> tuple[Reader, Kit]:
+    """Return nano with the probe that ships."""
+    model, twin = load_model("nano"), load_model("nano", "untrained", seed=0)
+    probe = probe_of_space(space_of(model, bands, dense=unit == "patches"))
+    return Reader(model=model, twin=twin, loss=True, bands=bands), Kit(probe=probe, bands=bands)
 
 
 def other_kit(
     name: str, weights: str, bands: tuple[str, ...], unit: str, imagery: Path, cache: Path | None
 ) -> tuple[Reader, Kit]:
-    """Return another model, its probe and that of its untrained twin fitted here on the `fit` places of nano's card."""
+    """Return another model, its probe and the map of its untrained twin fitted here on the `fit` places of nano's card."""
     model, twin, dense = load_model(name, weights), load_model(name, "untrained", seed=0), unit == "patches"
     sample, places_n = _sample(imagery, model, bands, dense, twin, cache)
-    kit = Kit(
-        probe=fitted_probe(sample, places_n, model, bands, dense=dense), twin=_twin_probe(sample, places_n), bands=bands
-    )
-    return Reader(model=model, twin=twin, loss=True, bands=bands), kit
-
-
-def _twin_probe(sample: Sample, places_n: np.ndarray) -> Affine:
-    y_n = on_scale(sample.loss_n, "log")
-    return Affine.of(RidgeProbeCV(cv=PlaceKFold(FOLDS)).fit(sample.twins[TWIN].astype(np.float64), y_n, places_n))
+    probe = with_twin(
+        fitted_probe(sample, places_n, model, bands, dense=dense), sample.twins[TWIN].astype(np.float64), sample.loss_n,
+        groups=places_n, cv=PlaceKFold(FOLDS),
+    )  # fmt: skip
+    return Reader(model=model, twin=twin, loss=True, bands=bands), Kit(probe=probe, bands=bands)
 
 
 def fitted_probe(

@@ -12,7 +12,6 @@ from geoelle.change import Null, fit_null, q_values
 from geoelle.delta import RATE
 from geoelle.errors import ProbeError
 from geoelle.probe import Probe
-from geoelle.ridge import Affine
 
 DIRECTIONS = 20
 RANDOM = "random direction"
@@ -23,10 +22,9 @@ _LEAST = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Kit:
-    """What turns cells into measures: the probe, that of the untrained twin or None, and the names of the bands."""
+    """What turns cells into measures: the probe, and the names of the bands."""
 
     probe: Probe
-    twin: Affine | None
     bands: tuple[str, ...]
 
     def measure(self, cells: Cells) -> Measured:
@@ -37,8 +35,8 @@ class Kit:
         numbers = {"Delta": difficulty_n, "Delta excess": difficulty_n - pixels_n, "complexity": pixels_n}
         if np.isfinite(cells.loss_n).any():
             numbers["true loss"] = np.log(np.maximum(cells.loss_n.astype(np.float64), _LEAST))
-        if self.twin is not None:
-            numbers["twin's probe"] = self.twin(cells.twin_nd.astype(np.float64))
+        if self.probe.twin is not None:
+            numbers["twin's probe"] = self.probe.twin(cells.twin_nd.astype(np.float64))
         numbers |= {n: (band[a] - band[b]) / (band[a] + band[b]) for n, (a, b) in INDICES.items() if {a, b} <= {*band}}
         numbers |= band | {f"{RANDOM} {k}": tokens_nd @ d for k, d in enumerate(_directions(tokens_nd.shape[1]))}
         vectors = {"token": tokens_nd, "bands": cells.bands_nc.astype(np.float64)}

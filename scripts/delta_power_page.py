@@ -53,6 +53,14 @@ def _model(found: Found) -> Iterator[str]:
         f"- False share of the flagged cells (rate {RATE:g}): Delta {span(found['false']['Delta'])}, {_false(found['false']['Delta'])}. "
         + (f"Above the rate: {listed([n for n, f in found['false'].items() if f['low'] > RATE])}.")
     )
+    yield (
+        f"- Exploratory: counting only cells that the model saw without any pixel of the square, the false share of Delta is {span(found['apart']['Delta'])}"
+        + (
+            ". The rest of the flags counted as false are on unchanged ground beside changed ground, which a chip shows together: a flag means that something changed in view."
+            if found["apart"]["Delta"]["value"] < found["false"]["Delta"]["value"]
+            else "."
+        )
+    )
     yield f"- Of the measures whose false share is not above the rate ({listed(quiet(found))}), recall is highest, by kind: {_best_quiet(found)}."
     yield "- A measure that flags much without an injection has recall for nothing: read recall beside the false share; AUROC does not depend on flags."
     if "64" in found["sizes"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,15 @@ class Series:
     @property
     def images(self) -> tuple[Image, ...]:
         return tuple(image for images in self.seasons.values() for image in images)
+
+    def of_bands(self, bands: tuple[str, ...]) -> Series:
+        """Return the series with some of its bands."""
+        at = [self.images[0].bands.index(band) for band in bands]
+        seasons = {
+            season: tuple(replace(image, pixels_cyx=image.pixels_cyx[at], bands=bands) for image in images)
+            for season, images in self.seasons.items()
+        }
+        return replace(self, seasons=seasons)
 
 
 def romania() -> Series:

@@ -1,8 +1,8 @@
 """Measure how often Delta flags ground in years in which nothing is looked for, and write it into docs/delta-series.json.
 
-    python scripts/evaluate_false_alarms.py [--imagery FOLDER] [--cache FOLDER]
+    python scripts/evaluate_false_alarms.py [--imagery FOLDER] [--weights galileo.nano=FOLDER] [--cache FOLDER]
 
-Romania needs nothing but the demo catalogue; the other series, and the probe of the untrained twin, need the imagery.
+Romania needs nothing but the demo catalogue; the other series, and the probes of other models, need the imagery.
 What is measured stands in docs/protocol-delta-series.md, which was committed before any of the results was looked at.
 """
 
@@ -20,7 +20,7 @@ from scipy import stats
 
 import delta_page
 import delta_series
-from delta_kits import nano_kit
+from delta_kits import OTHER_BANDS, nano_kit, other_kit
 from delta_nulls import RANDOM, Judges, Kit, Measured
 from delta_seen import Reader, cached
 from delta_series import STRIDES, Image, Series
@@ -28,6 +28,7 @@ from delta_words import exact
 from geoelle.bootstrap import Bootstrap, Interval
 from geoelle.change import MIN_REPLICATES
 from geoelle.errors import ProbeError
+from given import folders_of
 
 LEVELS = (0.01, 0.05, 0.1, 0.5)
 CUT = 0.15
@@ -145,13 +146,12 @@ def _mean(rows: list) -> object:
     return float(np.mean([row for row in rows if row is not None]))
 
 
-def of_series(series: Series, unit: str, imagery: Path | None, cache: Path | None) -> dict[str, object]:
-    """Measure the false alarms of one series and one unit."""
-    reader, kit = nano_kit(series.images[0].bands, unit, imagery, cache)
+def of_series(series: Series, unit: str, reader: Reader, kit: Kit, cache: Path | None) -> dict[str, object]:
+    """Measure the false alarms of one series, one unit and one model."""
     dates = seen(series, reader, kit, unit, cache)
     all_n = np.ones(len(next(iter(dates.values()))[0].inside_n), bool)
     cut_n = likely_cut(dates, series) if series.name == "romania" else ~all_n
-    found: dict[str, object] = {"place": series.place, "credit": series.credit, "unit": unit, "cells": len(all_n), "cut": int(cut_n.sum()),
+    found: dict[str, object] = {"place": series.place, "model": reader.model.card.name, "credit": series.credit, "unit": unit, "cells": len(all_n), "cut": int(cut_n.sum()),
                                 "dates": {season: [str(i.day) for i in images] for season, images in series.seasons.items()}}  # fmt: skip
     every_map = [one for d in dates.values() for one in judged(d, one_a_date(len(d)), all_n)]
     found["one_a_date"] = by_measure(every_map)
@@ -221,7 +221,7 @@ def _flags(outcome: object) -> tuple[np.ndarray, np.ndarray]:
 
 def spread(series: Series, unit: str, cache: Path | None) -> dict[str, object]:
     """Return how far difficulty of a cell moves between months: the robust spread of Delta by months apart."""
-    reader, kit = nano_kit(series.images[0].bands, unit, None, cache)
+    reader, kit = nano_kit(series.images[0].bands, unit)
     dates = [found[0].numbers["Delta"] for found in seen(series, reader, kit, unit, cache).values()]
     days = [image.day.astype("datetime64[M]").astype(int) for image in series.images]
     by_lag: dict[int, list[float]] = {}
@@ -248,21 +248,34 @@ def spread(series: Series, unit: str, cache: Path | None) -> dict[str, object]:
     type=click.Path(exists=True, path_type=Path),
     help="Folder of the other series, and of the places of the data card.",
 )
+@click.option("--weights", multiple=True, metavar="MODEL=FOLDER", help="A published model to measure too; repeatable.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps what the model gave.")
-def main(imagery: Path | None, cache: Path | None) -> None:
+def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None) -> None:
     torch.set_num_threads(1)
+    if weights and imagery is None:
+        raise click.UsageError("--weights needs --imagery: the probe of another model is fitted on its places")
     found: dict[str, object] = {}
-    every_series = [delta_series.romania(), *([delta_series.dakota(imagery)] if imagery else [])]
-    for series in every_series:
+    for series in (delta_series.romania(), *([delta_series.dakota(imagery)] if imagery else [])):
         for unit in STRIDES:
-            click.echo(f"{series.name}, {unit}", err=True)
-            try:
-                found[f"{series.name}, {unit}"] = of_series(series, unit, imagery, cache)
-            except ProbeError as cause:
-                raise click.ClickException(f"{series.name}, {unit}: {cause}") from cause
+            pair = nano_kit(series.images[0].bands, unit)
+            found[f"{series.name}, {unit}"] = _told(series, unit, pair, cache)
+    for name, folder in folders_of(weights).items():
+        series = delta_series.romania().of_bands(OTHER_BANDS)
+        for unit in STRIDES:
+            pair = other_kit(name, folder, OTHER_BANDS, unit, imagery, cache)
+            found[f"{series.name}, {unit}, {name}"] = _told(series, unit, pair, cache)
     if imagery:
         found["belgium"] = spread(delta_series.belgium(imagery), "patches", cache)
     delta_page.keep("false_alarms", found)
+
+
+def _told(series: Series, unit: str, pair: tuple[Reader, Kit], cache: Path | None) -> dict[str, object]:
+    where = f"{series.name}, {unit}, {pair[0].model.card.name}"
+    click.echo(where, err=True)
+    try:
+        return of_series(series, unit, *pair, cache)
+    except ProbeError as cause:
+        raise click.ClickException(f"{where}: {cause}") from cause
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
     python scripts/evaluate_power.py [--imagery FOLDER] [--weights galileo.nano=FOLDER] [--cache FOLDER]
 
-Patches first, then chips. nano needs nothing but the demo catalogue; another model, and the probe of the untrained twin, need the imagery.
+Patches first, then chips. nano needs nothing but the demo catalogue; another model needs the imagery.
 What is measured stands in docs/protocol-delta-series.md, which was committed before any of the results was looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 import delta_page
 import delta_series
 from delta_inject import AMPLITUDES, KINDS, SIZES_PX, Square, judged_shape, squares, variants
-from delta_kits import nano_kit, other_kit
+from delta_kits import OTHER_BANDS, nano_kit, other_kit
 from delta_nulls import Judges, Kit, Outcome, merged
 from delta_seen import Cells, Reader, cached, laid
 from delta_series import Image, Series
@@ -34,14 +34,14 @@ EACH = 2
 """Squares a month and size."""
 SMALL_PX = 32
 """Larger squares hold most of the judged ground, and are told apart."""
-OTHER_BANDS = ("blue", "green", "red", "nir", "nir08")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """What every measure makes of one square, kind and amplitude: numbers by name of the measure.
 
-    `recall` of injected cells, whether any was `found`, `auroc`, and the `false` share of flagged cells (0 where none is).
+    `recall` of injected cells, whether any was `found`, `auroc`, and the `false` share of flagged cells (0 where none is);
+    `apart`, the same of cells that the model saw without any pixel of the square.
     """
 
     square: str
@@ -52,6 +52,7 @@ class Case:
     found: dict[str, float]
     auroc: dict[str, float]
     false: dict[str, float]
+    apart: dict[str, float]
 
 
 def readings(image: Image, square: Square, reader: Reader, unit: str = "patches") -> tuple[Cells, ...]:
@@ -76,10 +77,13 @@ def _columns(cells: Cells) -> dict[str, np.ndarray]:
 
 
 def case(
-    outcomes: dict[str, Outcome], injected_n: np.ndarray, unchanged_n: np.ndarray
+    outcomes: dict[str, Outcome], injected_n: np.ndarray, unchanged_n: np.ndarray, apart_n: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Score every measure of one map: injected cells against unchanged ones; what is neither counts in nothing."""
-    rows: dict[str, dict[str, float]] = {"recall": {}, "found": {}, "auroc": {}, "false": {}}
+    """Score every measure of one map: injected cells against unchanged ones; what is neither counts in nothing.
+
+    `apart_n` are the unchanged cells that the model saw without the square.
+    """
+    rows: dict[str, dict[str, float]] = {"recall": {}, "found": {}, "auroc": {}, "false": {}, "apart": {}}
     for name, out in outcomes.items():
         known_n = np.isfinite(out.p_n)
         true_n, false_n = known_n & injected_n, known_n & unchanged_n
@@ -87,6 +91,8 @@ def case(
         rows["recall"][name] = float(hits / max(true_n.sum(), 1))
         rows["found"][name] = float(hits > 0)
         rows["false"][name] = float(wrong / max(hits + wrong, 1))
+        alone = out.flag_n[known_n & apart_n].sum()
+        rows["apart"][name] = float(alone / max(hits + alone, 1))
         rows["auroc"][name] = auroc(out.size_n[true_n], out.size_n[false_n])
     return {part: merged(values) for part, values in rows.items()}
 
@@ -120,7 +126,9 @@ def cases(series: Series, reader: Reader, kit: Kit, unit: str, cache: Path | Non
                 told = f"{month} {size_px} {square.row} {square.col}"
                 click.echo(f"{reader.model.card.name} {unit}: {told}", err=True)
                 cells = _kept(images[-1], square, reader, unit, cache)
-                counted = square.cells(shape, unit), square.unchanged(shape, unit) & ~cut_n
+                counted = square.cells(shape, unit), *(
+                    marked(shape, unit) & ~cut_n for marked in (square.unchanged, square.apart)
+                )
                 names = ((kind, amplitude) for kind in KINDS for amplitude in AMPLITUDES)
                 for (kind, amplitude), one in zip(names, cells, strict=True):
                     rows = case(judges.judge(kit.measure(one)), *counted)
@@ -146,8 +154,9 @@ def summary(every: Sequence[Case]) -> dict[str, object]:
         "squares": len({c.square for c in every}),
         "grid": [row for kind in KINDS for row in _grid([c for c in every if c.kind == kind], sizes)],
         "kinds": {kind: compared([c for c in small if c.kind == kind]) for kind in KINDS},
-        "sizes": {size: _false([c for c in every if c.size_px == size]) for size in sizes},
-        "false": _false(small),
+        "sizes": {size: _false([c for c in every if c.size_px == size], "false") for size in sizes},
+        "false": _false(small, "false"),
+        "apart": _false(small, "apart"),
     }
 
 
@@ -179,19 +188,16 @@ def compared(every: Sequence[Case]) -> dict[str, dict[str, object]]:
     return told
 
 
-def _false(every: Sequence[Case]) -> dict[str, dict[str, float | None]]:
-    boot = Bootstrap(np.array([c.square for c in every]))
+def _false(every: Sequence[Case], part: str) -> dict[str, dict[str, float | None]]:
+    boot, rows = Bootstrap(np.array([c.square for c in every])), [getattr(c, part) for c in every]
     return {
-        name: Interval.of(boot.mean([c.false[name] for c in every])).to_dict() | {"maps": len(every)}
-        for name in every[0].false
+        name: Interval.of(boot.mean([row[name] for row in rows])).to_dict() | {"maps": len(every)} for name in rows[0]
     }
 
 
 def of_model(reader: Reader, kit: Kit, unit: str, cache: Path | None) -> dict[str, object]:
     """Measure one model on the forest of the demo catalogue."""
-    series = delta_series.romania()
-    if reader.bands != series.images[0].bands:
-        series = replace(series, seasons={m: tuple(_narrowed(i, reader.bands) for i in images) for m, images in series.seasons.items()})  # fmt: skip
+    series = delta_series.romania().of_bands(reader.bands)
     every, reference = cases(series, reader, kit, unit, cache)
     return {
         "model": reader.model.card.name,
@@ -201,11 +207,6 @@ def of_model(reader: Reader, kit: Kit, unit: str, cache: Path | None) -> dict[st
         "reference": reference,
         **summary(every),
     }
-
-
-def _narrowed(image: Image, bands: tuple[str, ...]) -> Image:
-    at = [image.bands.index(band) for band in bands]
-    return replace(image, pixels_cyx=image.pixels_cyx[at], bands=bands)
 
 
 @click.command()
@@ -218,7 +219,7 @@ def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None) -> 
         raise click.UsageError("--weights needs --imagery: the probe of another model is fitted on its places")
     found = []
     for unit in SIZES_PX:
-        found.append(of_model(*nano_kit(delta_series.BAND_SETS["6"], unit, imagery, cache), unit, cache))
+        found.append(of_model(*nano_kit(delta_series.BAND_SETS["6"], unit), unit, cache))
         for name, folder in folders_of(weights).items():
             found.append(of_model(*other_kit(name, folder, OTHER_BANDS, unit, imagery, cache), unit, cache))
     delta_page.keep("power", found)

@@ -63,7 +63,7 @@ def _check_files(path: Path, manifest: dict[str, Any]) -> str:
 
 
 def in_words(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts for a reader: of the scores of a probe, and of how far to trust it, the sentences, not the tables."""
+    """Return facts for a reader: of the scores of a probe, and of how far to trust it, sentences instead of tables."""
     told: dict[str, Any] = {}
     for name, value in facts.items():
         lines = _sentences(name, value)

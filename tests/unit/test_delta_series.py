@@ -59,7 +59,7 @@ def reader() -> Reader:
 
 @pytest.fixture(scope="module")
 def kit() -> Kit:
-    return Kit(probe=probe_of_space(space_of(load_model("nano"), BANDS, dense=True)), twin=None, bands=BANDS)
+    return Kit(probe=probe_of_space(space_of(load_model("nano"), BANDS, dense=True)), bands=BANDS)
 
 
 def measured(seed: int, n: int = 60, inside: float = 1.0) -> Measured:
@@ -247,6 +247,17 @@ def test_chips_around_a_square_are_neither_injected_nor_unchanged(size_px: int) 
         assert middle_b.sum() == max(size_px // 8, 1) ** 2 and square.unchanged(shape, "chips").any()
 
 
+@pytest.mark.parametrize("size_px", delta_inject.SIZES_PX["patches"])
+def test_patches_apart_are_those_that_no_chip_shows_with_the_square(size_px: int, reader: Reader) -> None:
+    given = image(side=96)
+    for square in squares(given, size_px, 3):
+        changed = given.pixels_cyx.copy()
+        changed[:, *square.window] += 0.3
+        before, after = (reader.read(i, "patches").tokens_nd for i in (given, replace(given, pixels_cyx=changed)))
+        moved_n = np.abs(after - before).max(axis=1) > 1e-3
+        np.testing.assert_array_equal(square.apart(judged_shape(given)), ~moved_n)
+
+
 @pytest.mark.parametrize("unit", ["patches", "chips"])
 def test_reading_only_the_chips_that_differ_is_reading_all(unit: str, reader: Reader) -> None:
     given, square = image(), Square(row=12, col=12, size_px=4, seed=0)
@@ -263,7 +274,8 @@ def test_a_case_counts_hits_false_flags_and_no_cut_ground() -> None:
     flag_n = np.array([True, False, True, True, False, False])
     out = Outcome(size_n=np.array([5.0, 2.0, 4.0, 9.0, 1.0, np.nan]), p_n=p_n, flag_n=flag_n, shift=0.0)
     injected_n, unchanged_n = np.array([1, 1, 0, 0, 0, 1], bool), np.array([0, 0, 1, 0, 1, 0], bool)
-    found = power.case({"Delta": out}, injected_n, unchanged_n)
+    found = power.case({"Delta": out}, injected_n, unchanged_n, np.array([0, 0, 0, 0, 1, 0], bool))
+    assert found["apart"]["Delta"] == 0
     assert found["recall"]["Delta"] == 0.5 and found["found"]["Delta"] == 1 and found["false"]["Delta"] == 0.5
     assert found["auroc"]["Delta"] == roc_auc_score([1, 1, 0, 0], [5, 2, 4, 1])
 
@@ -273,7 +285,7 @@ def test_delta_beats_what_it_beats_in_pairs() -> None:
     for k in range(20):
         base = rng.uniform(0.5, 0.8)
         rows = {"Delta": base, "red": base - 0.1, "nir": base + 0.1 * rng.normal()}
-        parts = dict.fromkeys(("recall", "found", "auroc", "false"), rows)
+        parts = dict.fromkeys(("recall", "found", "auroc", "false", "apart"), rows)
         every.append(power.Case(square=str(k), kind="texture", size_px=8, amplitude=1.0, **parts))
     found = power.compared(every)
     assert found["red"]["auroc_gap"]["verdict"] == "beats" and found["nir"]["auroc_gap"]["verdict"] == "ties with"
