@@ -6,22 +6,19 @@ far to trust the first (a spread, a smearing factor, its reach), and the account
 is one `.safetensors` with a JSON header: no pickle, no code. A digest in the header covers every number and word.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 from sklearn.model_selection import BaseCrossValidator
 
 from geoelle.applicability import Reach
 from geoelle.errors import FormatError, ProbeError, SpaceMismatch
 from geoelle.files import write_bytes
 from geoelle.intervals import Spread
+from geoelle.probe_file import FORMAT, VERSION, affine_of, canonical, digest_of, read_file, tensors_of, to_bytes
 from geoelle.ridge import ALPHAS, Affine, RidgeProbe, RidgeProbeCV, cross_predict
 
 __all__ = [
@@ -43,12 +40,6 @@ Scale = Literal["log", "raw"]
 TWIN = "twin0"
 """The untrained twin that a probe has a map for: the column of embeddings with its vectors."""
 
-_FORMAT = "geoelle-probe"
-_VERSION = 3
-_BEFORE = {2: {"twin_alpha": None}}
-_BEFORE[1] = {"spread": None, "smearing": None, "reach": None, "trust": {}} | _BEFORE[2]
-"""What files of earlier versions do not say."""
-_TENSORS = ("weights", "intercept", "mean", "scale")
 _TABLES = ("scores", "trust", "folds", "versions", "data")
 _WORDS = ("space", "target", "scale", "feature_names", "smearing", *_TABLES, "licence")
 _SPREAD = ("low", "high", "alpha", "threshold")
@@ -166,30 +157,25 @@ class Probe:
     @property
     def digest(self) -> str:
         """Return the SHA-256 over every number and word, as it stands in the file."""
-        return _digest(self._words(), self._all_tensors())
+        return digest_of(self._words(), self._all_tensors())
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write one `.safetensors` file, all of it or nothing.
 
         Raises `ProbeError` for tables that JSON cannot hold, `GeoelleError` where the file exists.
         """
-        words = self._words() | {"digest": self.digest}
-        content = to_safetensors(self._all_tensors(), {"geoelle": _json(words)})
-        return write_bytes(path, content, overwrite=overwrite)
+        return write_bytes(path, to_bytes(self._words(), self._all_tensors()), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a file written by `save`; raises `FormatError` for any other, a damaged or a newer one."""
-        words, tensors = _read(Path(path))
-        if _digest({k: v for k, v in words.items() if k != "digest"}, tensors) != words.get("digest"):
-            raise FormatError(f"the probe {path} is damaged (its digest differs); copy or fit it again")
-        words = _BEFORE.get(words["version"], {}) | words
+        words, tensors = read_file(Path(path))
         try:
-            embedding = _affine("", words["alpha"], tensors)
+            embedding = affine_of("", words["alpha"], tensors)
             return cls(
                 embedding=embedding,
-                pixels=None if words["pixels_alpha"] is None else _affine("pixels.", words["pixels_alpha"], tensors),
-                twin=None if words["twin_alpha"] is None else _affine("twin.", words["twin_alpha"], tensors),
+                pixels=None if words["pixels_alpha"] is None else affine_of("pixels.", words["pixels_alpha"], tensors),
+                twin=None if words["twin_alpha"] is None else affine_of("twin.", words["twin_alpha"], tensors),
                 spread=None if words["spread"] is None else _spread(words["spread"], tensors),
                 reach=None if words["reach"] is None else _reach(words["reach"], tensors, embedding),
                 **{k: words[k] for k in _WORDS if k != "feature_names"},
@@ -204,7 +190,7 @@ class Probe:
         Keys: `weights`, `bias`, `scale` ("log": take exp of w'x + b), `target`, `space`, `licence`.
         """
         plain = {
-            "format": f"{_FORMAT}-json",
+            "format": f"{FORMAT}-json",
             "version": 1,
             "weights": self.embedding.weights_d.tolist(),
             "bias": self.embedding.intercept,
@@ -213,16 +199,16 @@ class Probe:
             "space": dict(self.space),
             "licence": self.licence,
         }
-        return write_bytes(path, _json(plain).encode(), overwrite=overwrite)
+        return write_bytes(path, canonical(plain).encode(), overwrite=overwrite)
 
     def _all_tensors(self) -> dict[str, np.ndarray]:
-        tensors = _tensors("", self.embedding)
+        tensors = tensors_of("", self.embedding)
         if self.pixels is not None:
-            tensors |= _tensors("pixels.", self.pixels)
+            tensors |= tensors_of("pixels.", self.pixels)
         if self.twin is not None:
-            tensors |= _tensors("twin.", self.twin)
+            tensors |= tensors_of("twin.", self.twin)
         if self.spread is not None:
-            tensors |= _tensors("spread.", self.spread.log_spread)
+            tensors |= tensors_of("spread.", self.spread.log_spread)
         if self.reach is not None:
             tensors["reach.points"] = np.ascontiguousarray(self.reach.points_md, np.float32)
             tensors["reach.counts"] = np.ascontiguousarray(self.reach.counts_m, np.int64)
@@ -236,8 +222,8 @@ class Probe:
             "twin_alpha": None if self.twin is None else self.twin.alpha,
         }
         return {
-            "format": _FORMAT,
-            "version": _VERSION,
+            "format": FORMAT,
+            "version": VERSION,
             **alphas,
             **words,
             "feature_names": list(self.feature_names),
@@ -325,18 +311,8 @@ def _check_scale(scale: str) -> None:
         raise ProbeError(f'no such scale ({scale!r}); use "log" or "raw"')
 
 
-def _tensors(prefix: str, part: Affine) -> dict[str, np.ndarray]:
-    values = (part.weights_d, [part.intercept], part.mean_d, part.scale_d)
-    return {prefix + name: np.ascontiguousarray(v, np.float64) for name, v in zip(_TENSORS, values, strict=True)}
-
-
-def _affine(prefix: str, alpha: float, tensors: Mapping[str, np.ndarray]) -> Affine:
-    weights, intercept, mean, scale = (tensors[prefix + name] for name in _TENSORS)
-    return Affine(weights_d=weights, intercept=float(intercept[0]), mean_d=mean, scale_d=scale, alpha=alpha)
-
-
 def _spread(words: Mapping[str, float], tensors: Mapping[str, np.ndarray]) -> Spread:
-    ridge = _affine("spread.", words["ridge_alpha"], tensors)
+    ridge = affine_of("spread.", words["ridge_alpha"], tensors)
     return Spread(log_spread=ridge, **{k: words[k] for k in _SPREAD})
 
 
@@ -347,38 +323,3 @@ def _reach(words: Mapping[str, float], tensors: Mapping[str, np.ndarray], embedd
         weights_d=np.abs(embedding.weights_d),
         **{k: words[k] for k in _REACH},
     )
-
-
-def _json(words: Mapping[str, object]) -> str:
-    try:
-        return json.dumps(words, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    except (TypeError, ValueError) as cause:
-        raise ProbeError(f"a table of the probe is not JSON ({cause}); use plain finite values") from cause
-
-
-def _digest(words: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(_json(words).encode())
-    for name in sorted(tensors):
-        digest.update(f"\n{name} {tensors[name].dtype} {tensors[name].shape}\n".encode())
-        digest.update(tensors[name].tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
-    """Open the file as what it says it is, or say why it is not a probe of this version."""
-    try:
-        with safe_open(path, "numpy") as file:
-            header = (file.metadata() or {}).get("geoelle")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as cause:
-        raise FormatError(f"the probe {path} is unreadable ({cause}); name a whole .safetensors file") from cause
-    try:
-        words = json.loads(header or "")
-    except ValueError as cause:
-        raise FormatError(f"{path} is not a geoelle probe (no geoelle header); name another file") from cause
-    known = (*_BEFORE, _VERSION)
-    if not isinstance(words, dict) or words.get("format") != _FORMAT or words.get("version") not in known:
-        raise FormatError(
-            f"{path} is not a {_FORMAT} of version 1 to {_VERSION}; use the geoelle that wrote it"
-        )
-    return words, tensors

@@ -17,7 +17,7 @@ LAYERS = (
     "variogram models.clay_net models.dofa_net models.galileo_net models.olmoearth_net models.presto_net "
     "models.prithvi_net models.scalemae_net",
     "baselines batches change_blocks chips class_raster density domain embeddings figures intervals item places "
-    "route stac",
+    "probe_file route stac",
     "catalog diagnostics fold_figures geodataset harmonise held probe quicklook sample training_figures models.base",
     "dense diagnostic_figures encode large measures pairs read report scoring shipped trial trust models.clay "
     "models.dino models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
