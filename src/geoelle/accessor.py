@@ -14,7 +14,7 @@ by sensor read its name from the attribute `sensor` ("sentinel-2-l2a", say).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from odc.geo.xr import xr_coords
 from geoelle.area import Addresses
 from geoelle.array_grid import Grid, Labels, window_of
 from geoelle.bands import Bands
+from geoelle.change_baselines import baselines, in_words, of_delta
 from geoelle.chips import Chips
 from geoelle.delta import RATE, Scored, compare
 from geoelle.delta_bands import DeltaBands
@@ -36,7 +37,7 @@ from geoelle.errors import InputMismatch, ProbeError
 from geoelle.models import Card, Model, load_model
 from geoelle.places import Place, cells_of, read_points
 from geoelle.plan import chips_at_once
-from geoelle.probe import Probe
+from geoelle.probe import TWIN, Probe
 from geoelle.products import shipped_probe
 from geoelle.raster import paint
 from geoelle.read import cut
@@ -72,11 +73,7 @@ class Elle:
         Raises: InputMismatch, AreaError, CapabilityError (a loss is asked of a model that has none).
         """
         model = _loaded(model)
-        grid = Grid.of(self._pixels, model.card, stride_px)
-        blocks = (chosen for line in grid.blocks() for chosen in line)
-        first, *rest = (_embedded(grid.under(chosen), grid.labels, chosen, model, loss) for chosen in blocks)
-        whole = first.concat(*rest)
-        return whole[np.lexsort((whole.addresses.cols, whole.addresses.rows))]
+        return _table(Grid.of(self._pixels, model.card, stride_px), model, loss, {})
 
     def difficulty(
         self, probe: Probe | str | Path | None = None, model: str | Model = "nano", stride_px: int | None = None
@@ -113,6 +110,7 @@ class Elle:
         *,
         later: Sequence[xr.DataArray] = (),
         rate: float = RATE,
+        loss: bool | None = None,
     ) -> xr.DataArray:
         """Return the change since `before`: delta, its excess, sign, rank, state, and with a history t, p, q, flag.
 
@@ -121,19 +119,28 @@ class Elle:
         nothing is tested. `later` arrays, of that season too, follow the flags: they add status, first_detected and
         duration. Sun, orbit and processing are not compared: arrays do not state them.
 
-        Raises: InputMismatch, AreaError (another grid), ProbeError, SpaceMismatch.
+        With a history the attribute `baselines` says what plainer measures flag on the same cells, now and in unchanged
+        years; `loss` puts the true loss among them, by default where the model has one.
+
+        Raises: InputMismatch, AreaError (another grid), ProbeError, SpaceMismatch, CapabilityError.
         """
         model = _loaded(model)
-        arrays = (before, self._pixels, *history, *later)
-        tables = [array.elle.embed(model, stride_px) for array in arrays]
-        probe = _checked_probe(probe, model, tables[0].header.bands)
-        first, after, *rest = (Scored.of_chips(table, probe) for table in tables)
-        found = compare(first, after, rest[: len(history)], later=rest[len(history) :], rate=rate)
+        grids = [Grid.of(a, model.card, stride_px) for a in (before, self._pixels, *history, *later)]
+        probe = _checked_probe(probe, model, grids[0].labels.bands)
+        known = history and probe.twin is not None
+        twins = {TWIN: load_model(model.card.name, "untrained", seed=0)} if known else {}
+        loss = bool(history) and (model.card.target == "loss" if loss is None else loss)
+        judged, looks = grids[: 2 + len(history)], grids[2 + len(history) :]
+        tables = [_table(grid, model, loss, twins) for grid in judged]
+        first, after, *rest = scored = [Scored.of_chips(table, probe) for table in tables]
+        seen_later = [Scored.of_chips(_table(grid, model, False, {}), probe) for grid in looks]
+        found = compare(first, after, rest, later=seen_later, rate=rate)
         bands = DeltaBands(delta=found, probe=probe)
-        raster = paint(found.addresses, bands.values())
-        return raster.rename("elle").assign_attrs(
-            bands.tags(), long_name=tuple(bands.units), units=tuple(bands.units.values()), reading=model.card.reading
-        )
+        beside = {"baselines": in_words([of_delta(found), *baselines(found, scored, tables, probe)])} if history else {}
+        return paint(found.addresses, bands.values()).rename("elle").assign_attrs(
+            bands.tags(), long_name=tuple(bands.units), units=tuple(bands.units.values()), reading=model.card.reading,
+            **beside,
+        )  # fmt: skip
 
     def series(
         self,
@@ -195,23 +202,33 @@ def _date(grid: Grid, number: int, wanted: Addresses, model: Model, probe: Probe
     if np.isnat(labels.times).any():
         raise InputMismatch("the array has no time; give it one a date, by .expand_dims(time=[...])")
     chips = [wanted[i : i + 1] for i in range(len(wanted))]
-    first, *rest = (_embedded(grid.under(chip)[number : number + 1], labels, chip, model, loss=False) for chip in chips)
+    first, *rest = (_embedded(grid.under(chip)[number : number + 1], labels, chip, model) for chip in chips)
     table = first.concat(*rest)
     items = tuple((name,) if name else () for name in table.items_n)
     return DateScores(scored=Scored.of_chips(table, probe), clear_n=table.valid_fraction_n, items_n=items)
 
 
-def _embedded(pixels_tcyx: Any, labels: Labels, chosen: Addresses, model: Model, loss: bool) -> Embeddings:
+def _table(grid: Grid, model: Model, loss: bool, twins: Mapping[str, Model]) -> Embeddings:
+    """Embed every chip of a grid, reading block by block; by row, then column."""
+    blocks = (chosen for line in grid.blocks() for chosen in line)
+    first, *rest = (
+        _embedded(grid.under(chosen), grid.labels, chosen, model, loss=loss, twins=twins) for chosen in blocks
+    )
+    whole = first.concat(*rest)
+    return whole[np.lexsort((whole.addresses.cols, whole.addresses.rows))]
+
+
+def _embedded(pixels_tcyx: Any, labels: Labels, chosen: Addresses, model: Model, **how: Any) -> Embeddings:
     window = window_of(pixels_tcyx, labels, chosen)
     some = chips_at_once(chosen.lattice.size_px, len(labels.bands))
     starts = range(0, len(chosen), some)
-    first, *rest = (embed_chips(cut(window, chosen[i : i + some]), model, loss=loss) for i in starts)
+    first, *rest = (embed_chips(cut(window, chosen[i : i + some]), model, **how) for i in starts)
     return first.concat(*rest)
 
 
 def _scores(pixels_tcyx: Any, labels: Labels, chosen: Addresses, model: Model, probe: Probe) -> np.ndarray:
     """Return float32 (band, y, x) of one block."""
-    values = Bands(probe=probe).values(_embedded(pixels_tcyx, labels, chosen, model, False))
+    values = Bands(probe=probe).values(_embedded(pixels_tcyx, labels, chosen, model))
     return paint(chosen, {name: values[name] for name in _names(probe)}).values
 
 

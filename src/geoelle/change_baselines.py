@@ -24,7 +24,7 @@ from geoelle.lattice import Addresses
 from geoelle.patches import keys_of
 from geoelle.probe import TWIN, Probe
 
-__all__ = ["Measured", "baselines", "gap_of", "of_delta"]
+__all__ = ["Measured", "baselines", "gap_of", "in_words", "of_delta"]
 
 Table = Embeddings | PatchScores
 
@@ -90,6 +90,22 @@ def baselines(
             rows = [_taken(of(table), at_n) for table, at_n in zip(tables, places, strict=True)]
             apart_rn = np.array([distance(rows[0], other) for other in rows[1:]])
             yield _distance(name, np.log(np.maximum(apart_rn, _LEAST)), known_n, delta)
+
+
+def in_words(measures: Sequence[Measured]) -> str:
+    """Return what each measure flags, now and in unchanged years, as one text; those that are only ranked are left out.
+
+    >>> red = Measured(name="red", size_n=np.ones(4), flag_n=np.array([0.0, 1.0, 0.0, 0.0]), unchanged=0.01)
+    >>> in_words([red, Measured(name="nir", size_n=np.ones(4))])
+    'red 25.0% (1.00% in unchanged years)'
+    """
+    rows = [measure.row() for measure in measures]
+    return "; ".join(
+        f"{row['measure']} {row['flagged']}"
+        + ("" if row["in unchanged years"] is None else f" ({row['in unchanged years']} in unchanged years)")
+        for row in rows
+        if row["flagged"] is not None
+    )
 
 
 def gap_of(tables: Sequence[Table], probe: Probe) -> str:

@@ -356,7 +356,7 @@ def test_delta_is_the_difference_of_two_difficulties(nano: Model, probe: Probe) 
     xr.testing.assert_allclose(
         found.sel(band="delta", drop=True), (difference[1] - difference[0]).drop_vars("band"), rtol=1e-3, atol=1e-5
     )
-    assert found.attrs["GEOELLE_TEST"].startswith("A ranking only")
+    assert found.attrs["GEOELLE_TEST"].startswith("A ranking only") and "baselines" not in found.attrs
     bare = before.drop_vars("time").elle, after.drop_vars("time")
     np.testing.assert_array_equal(bare[1].elle.delta(before.drop_vars("time"), probe=probe, model=nano), found)
 
@@ -366,6 +366,12 @@ def test_delta_with_a_history_is_tested(nano: Model, probe: Probe) -> None:
     found = dated_scene(2024, flat=True).elle.delta(dated_scene(2023), years, probe=probe, model=nano, stride_px=8)
     assert {"t", "p", "q", "flag"} < set(found["band"].values.tolist())
     assert np.nansum(found.sel(band="flag")) > 0
+    share = np.nanmean(found.sel(band="flag"))
+    assert found.attrs["baselines"].startswith(f"Delta {share:.1%} (") and "; true loss " in found.attrs["baselines"]
+    assert "untrained twin" not in found.attrs["baselines"]
+    knows, model = shipped_probe(nano, FOUR), nano
+    told = dated_scene(2024, flat=True).elle.delta(dated_scene(2023), years, knows, model, 8, loss=False)
+    assert "; untrained twin " in told.attrs["baselines"] and "true loss" not in told.attrs["baselines"]
     later = dated_scene(2024, flat=True).elle.delta(
         dated_scene(2023), years, probe=probe, model=nano, stride_px=8, later=[dated_scene(2025, flat=True)]
     )

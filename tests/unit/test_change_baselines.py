@@ -1,10 +1,12 @@
 """Baselines see the same cells and years as Delta: each finds what it measures, and flags little elsewhere."""
 
+import doctest
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from geoelle import change_baselines
 from geoelle.change_baselines import Measured, baselines, gap_of, of_delta
 from geoelle.delta import Scored, compare
 from geoelle.embeddings import Embeddings, Header
@@ -50,6 +52,10 @@ def measured(after: Embeddings, years: int = 4) -> dict[str, Measured]:
 
 
 CHANGED = np.arange(CELLS) % 20 == 0
+
+
+def test_examples_in_docstrings_hold() -> None:
+    assert doctest.testmod(change_baselines).failed == 0
 
 
 def test_all_are_measured_and_flag_little_where_nothing_changed() -> None:
