@@ -1,5 +1,7 @@
 """Keep the numbers of the series in docs/delta-series.json, and write docs/evaluation-delta-series.md from them.
 
+What is in short goes into docs/evaluation.md as well.
+
     python scripts/delta_page.py
 
 Every script of the series calls this when it has measured; called by itself it writes page and picture anew.
@@ -13,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import eval_delta
 from delta_alarm_page import false_alarms
 from delta_power_page import draw, power
 from delta_words import exact, listed, row, share, span, table
@@ -63,6 +66,7 @@ def write() -> None:
     write_bytes(PAGE, page(every).encode(), overwrite=True)
     for found in every.get("power", ()):
         draw(found)
+    eval_delta.refresh()
 
 
 def page(every: Found) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import downstream
+import eval_delta
 import eval_demo
 import eval_nano
 import eval_places
@@ -94,14 +95,6 @@ def transfer_section(found: Mapping[str, Labelled], imagery: Path, cache: Path |
     return "\n".join(lines)
 
 
-def delta_section() -> str:
-    """Return in short what the pages of Delta say; their scripts write these."""
-    damage = (DOCS / "evaluation-delta.md").read_text("utf-8")
-    series = (DOCS / "evaluation-delta-series.md").read_text("utf-8").partition("## In short\n")[2].partition("\n## ")[0]
-    lines = [f"- On forest that bark beetle damaged, {line}" for line in damage.splitlines() if line.startswith("**`")]
-    return "\n".join(["## What Delta is worth", "", *lines, series.strip(), ""])
-
-
 def verdict_of(section: str) -> str:
     """Return the first sentence in bold of a section, with the rest of its line."""
     return next(line for line in section.splitlines() if line.startswith("**Of "))
@@ -149,7 +142,7 @@ def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None, thr
         "## Places held out", "", eval_places.matrix(scores), eval_trust.section(trusts),
         transfer_section(found, imagery, cache),
         improve_page.section(), improve_page.proxy_section(), useful, evaluate_flags.section(flags, bench),
-        demo[0], delta_section(), gap[0], eval_nano.objectives_section(),
+        demo[0], eval_delta.section(), gap[0], eval_nano.objectives_section(),
         "## Every table", "", *(eval_places.section(case, each) for case, each in scores.values()),
     ]  # fmt: skip
     (DOCS / "evaluation.md").write_text("\n".join([HEAD, *sections]))

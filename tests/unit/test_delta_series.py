@@ -19,6 +19,7 @@ import delta_page
 import delta_power_page
 import delta_series
 import delta_words
+import eval_delta
 import evaluate_false_alarms as alarms
 import evaluate_power as power
 import evaluate_radar as radar
@@ -339,4 +340,5 @@ def test_the_page_says_what_the_numbers_say() -> None:
     every = json.loads(delta_page.NUMBERS.read_text())
     assert delta_page.PAGE.read_text() == delta_page.page(every)
     assert {"false_alarms", "power", "radar", "simulated"} <= set(every)
-    assert delta_power_page.PICTURE.stat().st_size < 200_000
+    assert all(delta_power_page.picture(found).stat().st_size < 200_000 for found in every["power"])
+    assert eval_delta.section() in eval_delta.PAGE.read_text()
