@@ -72,9 +72,9 @@ class Judged:
     placebos: tuple[dict[str, Departure], ...] = ()
 
     def rank(self, name: str) -> float:
-        """Return the share of placebos that depart less, ties half; NaN without any."""
+        """Return the share of placebos that depart less, ties half."""
         own, others = self.departures[name].size, [p[name].size for p in self.placebos]
-        return float(np.mean([(own > o) + (own == o) / 2 for o in others])) if others else float("nan")
+        return float(np.mean([(own > o) + (own == o) / 2 for o in others]))
 
 
 def sides(seen: Seen, place: Place) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +132,7 @@ def indices(season: Season, seen: Seen, place: Place, name: str) -> dict[str, di
 def judged(of: Ground, place: Place, others: Sequence[Place]) -> Judged:
     """Judge a cut place and its placebos; a placebo that cannot be judged counts in nothing.
 
-    Raises: ProbeError (the place itself cannot be).
+    Raises: ProbeError (the place itself cannot be, or none of its placebos).
     """
     seen = of.of(place.cells_k)
     found, told = departures(seen, place), {}
@@ -145,6 +145,10 @@ def judged(of: Ground, place: Place, others: Sequence[Place]) -> Judged:
             rows.append(departures(of.of(other.cells_k), other))
         except ProbeError:
             continue
+    if not rows:
+        raise ProbeError(
+            f"no placebo of {len(place.cells_k)} patches: uncut ground has no room for one; give more ground"
+        )
     return Judged(place=place, departures=found, indices=told, placebos=tuple(rows))
 
 
@@ -188,14 +192,16 @@ def averaged(rows: Sequence[object]) -> object:
     """
     if isinstance(rows[0], Mapping):
         return {key: averaged([row[key] for row in rows]) for key in rows[0]}
-    return float(np.mean([row for row in rows]))
+    return float(np.mean(rows))
 
 
 def by_measure(every: Sequence[Judged]) -> dict[str, object]:
     """Tell every measure; of random directions, the means of their numbers."""
     told = {name: measure(every, name) for name in every[0].departures}
     drawn = [told.pop(name) for name in list(told) if name.startswith(RANDOM)]
-    told = {name: row | {"index": index(every, name), "agreement": agreement(every, name)} for name, row in told.items()}
+    told = {
+        name: row | {"index": index(every, name), "agreement": agreement(every, name)} for name, row in told.items()
+    }
     return told | ({RANDOM: averaged(drawn)} if drawn else {})
 
 

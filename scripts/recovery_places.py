@@ -15,7 +15,7 @@ LEAVES = (6, 9)
 LEVEL_DATES = 3
 """Dates that a level needs."""
 CUT, FALL = 0.1, 0.05
-"""Loss of NDVI, against the median of the map, by which a patch is cut; and by which it is no longer uncut."""
+"""Loss of NDVI, against the median of the map, by which a patch is cut; and from which on it is not uncut."""
 EACH = 20
 """Placebos a place."""
 
@@ -103,12 +103,10 @@ def _event(days_d: np.ndarray, anomaly_dk: np.ndarray, year: int, before: float)
 
 
 def uncut(days_d: np.ndarray, ndvi_dn: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the patches that never fell, nor lie beside one that did by side or corner, bool of the shape of the map."""
-    drops = falls(levels(days_d, anomalies(ndvi_dn)))
-    fallen_n = np.any([fall_n > FALL for fall_n in drops.values()], axis=0)
-    known_n = np.all([np.isfinite(fall_n) for fall_n in drops.values()], axis=0)
-    near_yx = ndimage.binary_dilation((fallen_n | ~known_n).reshape(shape), np.ones((3, 3), bool))
-    return ~near_yx
+    """Return the patches that fell in no year, of which one may be unknown; bool of the shape of the map."""
+    fall_yn = np.array(list(falls(levels(days_d, anomalies(ndvi_dn))).values()))
+    known_n = (~np.isfinite(fall_yn)).sum(axis=0) <= 1
+    return (known_n & ~(fall_yn > FALL).any(axis=0)).reshape(shape)
 
 
 def placebos(place: Place, uncut_yx: np.ndarray, *, seed: int) -> list[Place]:
