@@ -44,6 +44,8 @@ SEASONS = (1, 2, 3)
 WAYS = {"as shipped": range(1, 13), "June and July": (6, 7)}
 """Months of the dates after the event that an index sees."""
 CURVE_DAYS = 10
+NAMED = ("difficulty", "true loss", "NDVI")
+"""Measures that are kept place by place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,11 @@ class Judged:
         """Return the share of placebos that depart less, ties half."""
         own, others = self.departures[name].size, [p[name].size for p in self.placebos]
         return float(np.mean([(own > o) + (own == o) / 2 for o in others]))
+
+    def apart(self, name: str) -> float:
+        """Return the departure less the mean of the placebos, in half-widths of the band of the place."""
+        own = self.departures[name]
+        return (own.initial - float(np.mean([p[name].initial for p in self.placebos]))) / own.half
 
 
 def sides(seen: Seen, place: Place) -> tuple[np.ndarray, np.ndarray]:
@@ -170,10 +177,11 @@ def everything(of: Ground) -> tuple[list[Judged], list[str], dict[str, int]]:
 def measure(every: Sequence[Judged], name: str) -> dict[str, object]:
     """Return what is told of the departures of one measure."""
     cut, free = _beyond(every, name)
-    rank = Interval.of(Bootstrap(np.arange(len(every))).mean([one.rank(name) for one in every]))
+    boot = Bootstrap(np.arange(len(every)))
+    rank, apart = (Interval.of(boot.mean([of(one, name) for one in every])) for of in (Judged.rank, Judged.apart))
     years = sorted({one.place.year for one in every})
     return {
-        "cut": cut, "placebo": free, "rank": rank.to_dict(),
+        "cut": cut, "placebo": free, "rank": rank.to_dict(), "apart": apart.to_dict(),
         "by_year": {y: dict(zip(("cut", "placebo"), _beyond([o for o in every if o.place.year == y], name), strict=True)) for y in years},
     }  # fmt: skip
 
@@ -277,24 +285,27 @@ def told(one: Judged) -> dict[str, object]:
     rows = {
         name: {"initial": d.initial, "half": d.half, "rank": one.rank(name), "index": one.indices.get(name, {})}
         for name, d in one.departures.items()
-        if not name.startswith(RANDOM)
+        if name in NAMED
     }
     day = str(np.datetime64(int(one.place.event_day), "D"))
     return {"event": day, "patches": len(one.place.cells_k), "placebos": len(one.placebos), "measures": rows}
 
 
-def of_reading(name: str, images: Sequence[Image], reader: Reader, kit: Kit, cache: Path | None) -> dict[str, object]:
-    """Measure one model on one reading of the forest."""
+def of_reading(
+    name: str, images: Sequence[Image], reader: Reader, kit: Kit, cache: Path | None, *, drawn: bool
+) -> dict[str, object]:
+    """Measure one model on one reading of the forest; a place is kept for the picture where it is `drawn`."""
     click.echo(f"{reader.model.card.name}, {name}: {len(images)} dates", err=True)
     of = ground(images, reader, kit, f"recovery-{name}", cache)
     every, missing, counts = everything(of)
     large = [one for one in every if len(one.place.cells_k) > 1]
-    return {
+    found = {
         "model": reader.model.card.name, "reading": name, "bands": list(reader.bands), "dates": len(images), **counts,
         "judged": len(every), "missing": missing, "measures": by_measure(every),
         "large": {n: measure(large, n) for n in ("difficulty", "NDVI")} if len(large) > 1 else {},
-        "each": [told(one) for one in every], "example": example(of, every),
+        "each": [told(one) for one in every],
     }  # fmt: skip
+    return found | ({"example": example(of, every)} if drawn else {})
 
 
 @click.command()
@@ -311,7 +322,9 @@ def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None) -> 
         if imagery is None:
             raise click.UsageError("--weights needs --imagery: the probe of another model is fitted on its places")
         kits.append(other_kit(name, folder, OTHER_BANDS, imagery, cache))
-    delta_page.keep("recovery", [of_reading(n, images, *k, cache) for k in kits for n, images in readings.items()])
+    first = next(iter(readings))
+    found = [of_reading(n, i, *k, cache, drawn=n == first) for k in kits for n, i in readings.items()]
+    delta_page.keep("recovery", found)
 
 
 if __name__ == "__main__":

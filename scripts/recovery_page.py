@@ -49,12 +49,31 @@ def verdict(run: Found) -> str:
     word = {
         "departs": "difficulty departs at clear-cuts",
         "does not": "difficulty does not depart at clear-cuts more than on uncut ground",
-        "not told": "difficulty stays inside its band at clear-cuts, or leaves it as seldom as a tenth of unchanged ground may",
+        "not told": "difficulty is not shown to leave its band at clear-cuts",
     }[departs(row)]
-    none = cut["count"] - cut["hits"]
+    apart = row["apart"]
+    way = "easier" if apart["high"] < 0 else "harder" if apart["low"] > 0 else "neither harder nor easier"
     return (
-        f"{word}: {cut['hits']} of {cut['count']} are beyond the band ({span(cut)}), of placebos {span(row['placebo'])}; it moves more than at a placebo with a probability of {span(rank)}. "
-        f"At {none} of {cut['count']} cuts there is nothing to recover from, so no index of difficulty; NDVI is beyond its band at {run['measures'][OTHER]['cut']['hits']}"
+        f"{word}: {cut['hits']} of {cut['count']} are beyond the band ({span(cut)}), of placebos {span(row['placebo'])}{', so the band is too narrow here' if row['placebo']['low'] > TENTH else ''}; "
+        f"against a placebo a cut departs more, in widths of the band, with a probability of {span(rank)}; cuts less placebos are {span(apart)} half-widths, {way}. "
+        f"At {cut['count'] - cut['hits']} of {cut['count']} cuts there is nothing to recover from, so no index of difficulty; NDVI is beyond its band at {run['measures'][OTHER]['cut']['hits']}"
+    )
+
+
+def grows(run: Found) -> str:
+    """Say what the index of difficulty does where there is one, in June and July."""
+    mine, ndvi = (run["measures"][n] for n in (MINE, OTHER))
+    if not mine["index"][SUMMER]["seasons"]:
+        return "June and July give no index of difficulty."
+    rise, both = mine["index"][SUMMER]["rise"], mine["agreement"][SUMMER]
+    agree = (
+        "cannot be told"
+        if both["value"] is None
+        else ("is" if both["low"] > 0 else "is not shown") + f" ({span(both)})"
+    )
+    return (
+        f"The index of difficulty, medians of June and July after 1, 2 and 3 years (places): {_medians(mine, SUMMER)}; of NDVI {_medians(ndvi, SUMMER)}. That they go together from place to place {agree}; "
+        f"whether the index of difficulty rises {'cannot be told' if rise['value'] is None else 'is told: it ' + turn(rise)} (places of two seasons: {rise['places']})."
     )
 
 
@@ -78,9 +97,10 @@ def recovery(runs: Sequence[Found]) -> Iterator[str]:
         "Exact intervals take places as independent; cuts share weather and dates, and placebos overlap: they are too narrow. Intervals of ranks, rises and correlations redraw cuts."
     )
     yield ""
-    yield from (f"- **`{run['model']}`, {_reading(run)}: {verdict(run)}.**" for run in runs)
+    for run in runs:
+        yield f"- **`{run['model']}`, {_reading(run)}: {verdict(run)}.** {grows(run)}"
     yield ""
-    yield from _picture(runs[0])
+    yield from _picture([run for run in runs if "example" in run])
     for run in runs:
         yield ""
         yield from _run(run)
@@ -91,14 +111,27 @@ def recovery(runs: Sequence[Found]) -> Iterator[str]:
     )
 
 
-def _picture(run: Found) -> Iterator[str]:
-    one = run["example"]
+def _picture(runs: Sequence[Found]) -> Iterator[str]:
+    one = runs[0]["example"]
     yield f"![A clear-cut through time](img/{PICTURE.name})"
     yield ""
+    told = [_caption(label, measured) for label, _, measured in panels(runs)]
     yield (
-        f"The largest clear-cut of the earliest year that could be judged: {one['patches']} patches ({one['patches'] * 1600 / 10_000:.2f} ha), seen first on {_date(one['event_day'])} (line), `{run['model']}`. Filled dates are in the fit of the season, "
-        f"hollow ones are not; the grey band should hold nine of ten dates of a new year. {'; '.join(_caption(name, m) for name, m in one['measures'].items())}. Brackets of indices are 90% intervals."
+        f"The largest clear-cut of the earliest year that could be judged: {one['patches']} patches ({one['patches'] * 1600 / 10_000:.2f} ha), seen first on {_date(one['event_day'])} (line). Filled dates are in the fit of the season, "
+        f"hollow ones are not; the grey band should hold nine of ten dates of a new year. {'. '.join(told)}. Brackets of indices are 90% intervals."
     )
+
+
+def panels(runs: Sequence[Found]) -> Iterator[tuple[str, Found, Found]]:
+    """Yield name, example and measure of each panel: difficulty of each model that judged the same place, then NDVI.
+
+    Raises: ValueError (two places).
+    """
+    if len({(run["example"]["event_day"], run["example"]["patches"]) for run in runs}) > 1:
+        raise ValueError("the examples of two models are of two places; draw them one by one")
+    for run in runs:
+        yield f"difficulty of {run['model']}", run["example"], run["example"]["measures"][MINE]
+    yield OTHER, runs[0]["example"], runs[0]["example"]["measures"][OTHER]
 
 
 def _caption(name: str, measured: Found) -> str:
@@ -127,7 +160,7 @@ def _run(run: Found) -> Iterator[str]:
         word: [n for n, row in named.items() if departs(row) == word] for word in ("departs", "not told", "does not")
     }
     narrow = [n for n, row in named.items() if row["placebo"]["low"] > TENTH]
-    yield f"- {run['places']} places of {run['cut']} patches were cut; {run['places'] - run['judged']} could not be judged: {_why(run['missing'])}. Uncut: {run['uncut']} patches, on which {named[MINE]['placebo']['count']} placebos lie."
+    yield f"- {run['places']} places of {run['cut']} patches were cut; {run['places'] - run['judged']} could not be judged ({_why(run['missing'])}; a season needs 12 dates before). Uncut: {run['uncut']} patches, on which {named[MINE]['placebo']['count']} placebos lie."
     yield f"- Depart at clear-cuts: {listed(groups['departs'])}. Move more than placebos, with a share beyond the band that may be a tenth: {listed(groups['not told'])}. Do not depart more than uncut ground: {listed(groups['does not'])}."
     yield f"- The band is too narrow (by placebos) for {listed(narrow)}; it holds for the other {len(named) - len(narrow)}."
     if run["large"]:
@@ -136,8 +169,8 @@ def _run(run: Found) -> Iterator[str]:
     yield ""
     rows = sorted(named.items(), key=lambda pair: -pair[1]["rank"]["value"])
     yield from table(
-        ("measure", "cuts beyond the band", "placebos beyond it", "rank of cuts among placebos", "index, June and July, after 1, 2, 3 years (places)", "index, as shipped"),
-        ((f"**{n}**" if n == MINE else n, span(r["cut"]), span(r["placebo"]), span(r["rank"]), _medians(r, SUMMER), _medians(r, SHIPPED)) for n, r in rows),
+        ("measure", "cuts beyond the band", "placebos beyond it", "rank of cuts among placebos", "cuts less placebos, half-widths", "index, June and July, after 1, 2, 3 years (places)", "index, as shipped"),
+        ((f"**{n}**" if n == MINE else n, span(r["cut"]), span(r["placebo"]), span(r["rank"]), span(r["apart"]), _medians(r, SUMMER), _medians(r, SHIPPED)) for n, r in rows),
     )  # fmt: skip
     yield ""
     yield "By year of the cut, beyond the band: cuts, and the share of placebos."
@@ -164,9 +197,8 @@ def _indices(named: Found) -> Iterator[str]:
     with_index = {n: row for n, row in named.items() if "index" in row}
     for way in (SUMMER, SHIPPED):
         rises = {n: row["index"][way]["rise"] for n, row in with_index.items()}
-        told = [f"{n} {turn(r)} by {span(r)}, {r['places']} places" for n, r in rises.items() if r["value"] is not None]
-        few = [n for n, r in rises.items() if r["value"] is None]
-        yield f"- Rise of the index from its first year to its last, {way}: {listed(told)}. Cannot be told, with fewer than five places of two seasons: {listed(few)}."
+        told = [f"{n} {turn(r)} ({span(r)}, {r['places']} places)" for n, r in rises.items() if r["value"] is not None]
+        yield f"- From its first year to its last the index, {way}: {listed(told)}. Of the others it cannot be told, with fewer than five places of two seasons."
     ndvi = {way: with_index[OTHER]["index"][way]["seasons"] for way in (SUMMER, SHIPPED)}
     yield (
         f"- **The index as it ships depends on the months of its last dates**: of NDVI it is, after 1, 2 and 3 years, {_medians(with_index[OTHER], SHIPPED)} from the last three dates of a year (autumn) against the first after the "
@@ -176,7 +208,7 @@ def _indices(named: Found) -> Iterator[str]:
     mine = with_index[MINE]["agreement"][SUMMER]
     agreed = [f"{n} {span(r['agreement'][SUMMER])}" for n, r in with_index.items() if n not in (MINE, OTHER) and r["agreement"][SUMMER]["value"] is not None]  # fmt: skip
     yield (
-        f"- Spearman's correlation of the index with that of NDVI, June and July: difficulty {span(mine) if mine['value'] is not None else 'cannot be told (' + str(mine['places']) + ' places)'}; {listed(agreed)}."
+        f"- Spearman's correlation of the index with that of NDVI, June and July: difficulty {span(mine) if mine['value'] is not None else 'cannot be told (places with both: ' + str(mine['places']) + ')'}; {listed(agreed)}."
     )
 
 
@@ -187,26 +219,31 @@ def _medians(row: Found, way: str) -> str:
 
 
 def draw(runs: Sequence[Found], path: Path = PICTURE) -> None:
-    """Draw the example of the first run: each measure with its season, band and event."""
-    one = runs[0]["example"]
-    days, fitted = np.array(one["days"]), np.array(one["fitted"])
-    grid = np.array(one["grid"])
-    figure, axes = plt.subplots(len(one["measures"]), 1, figsize=(10, 5.2), sharex=True, layout="constrained")
-    for axis, (name, measured) in zip(axes, one["measures"].items(), strict=True):
-        curve, half = (np.array(measured[part], float) for part in ("expected", "half"))
-        values = np.array(measured["values"])
+    """Draw the example: difficulty of each model, and NDVI, with season, band and event."""
+    shown = list(panels([run for run in runs if "example" in run]))
+    figure, axes = plt.subplots(len(shown), 1, figsize=(10, 2.4 * len(shown)), sharex=True, layout="constrained")
+    for axis, (label, one, measured) in zip(axes, shown, strict=True):
+        days_n, fitted_n, grid_n = (np.array(one[part]) for part in ("days", "fitted", "grid"))
+        curve_n, half_n = (np.array(measured[part], float) for part in ("expected", "half"))
+        values_n = np.array(measured["values"])
         axis.fill_between(
-            _days(grid), curve - half, curve + half, color="0.85", linewidth=0, label="90% band of the season"
+            _days(grid_n), curve_n - half_n, curve_n + half_n, color="0.85", linewidth=0, label="90% band of the season"
         )
-        axis.plot(_days(grid), curve, color="0.55", linewidth=1)
-        axis.plot(_days(days[fitted]), values[fitted], "o", color="black", markersize=3.5, label="in the fit")
+        axis.plot(_days(grid_n), curve_n, color="0.55", linewidth=1)
+        axis.plot(_days(days_n[fitted_n]), values_n[fitted_n], "o", color="black", markersize=3.5, label="in the fit")
         axis.plot(
-            _days(days[~fitted]), values[~fitted], "o", mfc="white", color="C3", markersize=4, label="not in the fit"
+            _days(days_n[~fitted_n]),
+            values_n[~fitted_n],
+            "o",
+            mfc="white",
+            color="C3",
+            markersize=4,
+            label="not in the fit",
         )
         axis.axvline(_days(np.array([one["event_day"]]))[0], color="C0", linewidth=1.2, label="cut first seen")
-        axis.set_ylabel("difficulty (log)" if name == MINE else name)
+        axis.set_title(f"{label} (log)" if label != OTHER else label, fontsize=9, loc="left")
         axis.margins(x=0.01)
-    axes[0].legend(ncols=4, fontsize=8, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=95, metadata={"Software": None})
     plt.close(figure)

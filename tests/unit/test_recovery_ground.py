@@ -1,6 +1,7 @@
 """Clear-cuts are found by NDVI alone, judged as `recovery_of` judges, and told as the protocol decides."""
 
 import doctest
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,7 @@ def test_a_measure_is_told_by_shares_ranks_rises_and_agreement() -> None:
     assert (found["cut"]["hits"], found["cut"]["count"]) == (3, 6) and found["placebo"]["count"] == 24
     assert found["placebo"]["hits"] == 18
     assert found["rank"]["value"] == pytest.approx((3 * 2.5 / 4 + 0) / 6)
+    assert found["apart"]["value"] == pytest.approx((3 * 2.0 - 3 * 0.4) / 6 + 1.75)
     told = recovery.index(every, "difficulty")["June and July"]
     assert told["rise"] == {
         "places": 6,
@@ -249,14 +251,19 @@ def test_a_measure_is_told_by_shares_ranks_rises_and_agreement() -> None:
 
 def row(cut: float, low: float, rank_low: float) -> dict:
     span = {"value": cut, "low": low, "high": 1.0, "hits": int(cut * 10), "count": 10}
-    return {"cut": span, "placebo": span, "rank": {"value": 0.8, "low": rank_low, "high": 0.9}}
+    return {
+        "cut": span,
+        "placebo": span,
+        "rank": {"value": 0.8, "low": rank_low, "high": 0.9},
+        "apart": {"value": -0.2, "low": -0.3, "high": -0.1},
+    }
 
 
 @pytest.mark.parametrize(
     ("low", "rank_low", "word"),
     [
         (0.4, 0.6, "difficulty departs"),
-        (0.0, 0.6, "difficulty stays inside its band"),
+        (0.0, 0.6, "difficulty is not shown to leave its band"),
         (0.4, 0.5, "difficulty does not depart"),
     ],
 )
@@ -268,8 +275,14 @@ def test_the_page_says_first_what_the_protocol_decides(low: float, rank_low: flo
         "measures": {"difficulty": row(0.1, low, rank_low), "NDVI": row(1.0, 0.9, 0.9)},
     }
     (line,) = recovery_page.short([run])
-    assert word in line and "1 of 10 are beyond the band" in line and "NDVI is beyond its band at 10" in line
+    assert (
+        word in line
+        and "1 of 10 are beyond the band" in line
+        and "half-widths, easier" in line
+        and "NDVI is beyond its band at 10" in line
+    )
     assert "At 9 of 10 cuts there is nothing to recover from" in line
+    assert ("too narrow" in line) == (low > 0.1)  # the same share stands for the placebos
 
 
 def test_a_rise_is_told_by_its_interval() -> None:
@@ -288,3 +301,20 @@ def test_the_whole_source_is_read_on_the_patches_of_the_demo_catalogue(shared: P
         both = np.isfinite(image.pixels_cyx) & np.isfinite(other.pixels_cyx)
         for band in range(len(image.bands)):  # interpolated by a fraction of a pixel, so alike and not equal
             assert np.corrcoef(image.pixels_cyx[band][both[band]], other.pixels_cyx[band][both[band]])[0, 1] > 0.9
+
+
+def test_the_page_holds_what_the_numbers_say() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    runs = json.loads((docs / "delta-series.json").read_text())["recovery"]
+    page = (docs / "evaluation-delta-series.md").read_text()
+    assert "\n".join(recovery_page.recovery(runs)) in page
+    assert all(line in page.partition("## Nothing is looked for")[0] for line in recovery_page.short(runs))
+    for run in runs:
+        assert len(run["each"]) == run["judged"] == run["measures"]["difficulty"]["cut"]["count"]
+        assert run["judged"] + len(run["missing"]) == run["places"]
+
+
+def test_two_examples_of_two_places_are_not_drawn_as_one() -> None:
+    runs = [{"model": m, "example": {"event_day": day, "patches": 3}} for m, day in (("a", 1.0), ("b", 2.0))]
+    with pytest.raises(ValueError, match="examples of two models are of two places"):
+        list(recovery_page.panels(runs))
