@@ -20,6 +20,8 @@ from delta_alarm_page import false_alarms
 from delta_power_page import draw, power
 from delta_words import exact, listed, row, share, span, table
 from geoelle.files import write_bytes
+from recovery_page import draw as draw_recovery
+from recovery_page import recovery, short
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUMBERS, PAGE = DOCS / "delta-series.json", DOCS / "evaluation-delta-series.md"
@@ -66,12 +68,14 @@ def write() -> None:
     write_bytes(PAGE, page(every).encode(), overwrite=True)
     for found in every.get("power", ()):
         draw(found)
+    if "recovery" in every:
+        draw_recovery(every["recovery"])
     eval_delta.refresh()
 
 
 def page(every: Found) -> str:
     """Return the page of the numbers that there are."""
-    parts = {"false_alarms": false_alarms, "power": power, "radar": radar, "simulated": simulated}
+    parts = {"false_alarms": false_alarms, "power": power, "recovery": recovery, "radar": radar, "simulated": simulated}
     return "\n".join(
         [
             HEAD,
@@ -90,6 +94,7 @@ def in_short(every: Found) -> Iterator[str]:
     for name, part in every.get("false_alarms", {}).items():
         if part.get("in_order"):
             yield _alarms(name, part)
+    yield from short(every.get("recovery", []))
     if "simulated" in every:
         mine = [r for r in every["simulated"]["pooled"] if r["method"].startswith("geoelle")]
         high = [f"{r['years']} years, {_noise(r)} ({span(r['false'])})" for r in mine if r["false"]["low"] > RATE]

@@ -96,8 +96,7 @@ class Series:
 
 def romania() -> Series:
     """Return the forest of the demo catalogue, by calendar month, of months with dates in four years."""
-    found = search(Area.parse(**FOREST), catalog="demo")
-    images = sorted(_items(found), key=lambda image: image.day)
+    images = forest()
     months = {month: tuple(i for i in images if i.month == month) for month in range(1, 13)}
     seasons = {
         f"{np.datetime64(f'2000-{m:02d}').item():%B}": dates for m, dates in months.items() if len(dates) >= YEARS
@@ -105,6 +104,11 @@ def romania() -> Series:
     return Series(
         name="romania", place="forest, Romania", seasons=seasons, credit="EUPL-1.2, JRC; Copernicus Sentinel data"
     )
+
+
+def forest() -> list[Image]:
+    """Return all dates of the forest of the demo catalogue, by day."""
+    return sorted(_items(search(Area.parse(**FOREST), catalog="demo")), key=lambda image: image.day)
 
 
 def _items(found: object) -> Iterator[Image]:
