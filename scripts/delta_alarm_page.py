@@ -53,6 +53,8 @@ def _series(name: str, part: Found) -> Iterator[str]:
         yield f"With likely cut cells: {with_cut['any']['hits']} of {with_cut['maps']} maps, {share(with_cut['flagged'])} of cells."
     if part["in_order"]:
         yield _in_order(part["in_order"])
+    if "on_cuts" in part:
+        yield _on_cuts(part["on_cuts"])
     departure = part["departure"]["Delta"]
     yield f"Design *departure* (all ground): {departure['any']['hits']} of {departure['maps']} maps, {share(departure['flagged'])} of cells, p < 0.05 in {span(departure['below']['0.05'])}."
     yield ""
@@ -84,6 +86,19 @@ def _in_order(found: Found) -> str:
     return (
         f"**In the order of time, as a user has them, alarms {verdict}**: {found['any']} of {found['maps']} maps have a flag ({span(of_maps)}), {found['flagged']:.2%} of cells, "
         f"p < 0.05 in {found['below']['0.05']:.3f}{'; flagged, by month and years of history, with what the shared spread of the cells was taken to be worth: ' + listed(named) if named else ''}."
+    )
+
+
+def _on_cuts(found: Found) -> str:
+    """Tell whether the flags lie on ground that was cut."""
+    mine = found["Delta"]
+    shares = [mine[f"{kind}_flagged"] / mine[kind] for kind in ("cut", "uncut")]
+    others = sorted((n for n in found if n != "Delta"), key=lambda name: -found[name]["auroc"]["value"])
+    ranked = ", ".join(f"{name} {span(found[name]['auroc'])}" for name in others)
+    return (
+        f"Exploratory: of the patches that were cut between the two dates (by [the rule](protocol-recovery.md) of NDVI) Delta flags {mine['cut_flagged']} of {mine['cut']} ({shares[0]:.1%}), of uncut ones {mine['uncut_flagged']} of {mine['uncut']} ({shares[1]:.1%}), "
+        f"so {'flags on these maps are not all false' if shares[0] > shares[1] else 'flags do not go with cuts'}; it ranks cut above uncut at AUROC {span(mine['auroc'])}, mean of {mine['auroc']['maps']} maps that share years and cuts. "
+        f"The others: {ranked}. Cuts were found by NDVI, so red, nir and the indices are not judged by this."
     )
 
 

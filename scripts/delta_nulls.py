@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 from delta_seen import Cells
 from geoelle.change import Null, fit_null, q_values
@@ -156,3 +157,15 @@ def merged(rows: Mapping[str, float]) -> dict[str, float]:
     drawn = [value for name, value in rows.items() if name.startswith(RANDOM)]
     kept = {name: value for name, value in rows.items() if not name.startswith(RANDOM)}
     return kept | ({RANDOM: float(np.mean(drawn))} if drawn else {})
+
+
+def auroc(true_k: np.ndarray, false_k: np.ndarray) -> float:
+    """Return how often a changed cell has more than an unchanged one, ties half; NaN without both.
+
+    >>> auroc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
+    0.875
+    """
+    if not len(true_k) or not len(false_k):
+        return float("nan")
+    ranks = rankdata(np.concatenate([true_k, false_k]))[: len(true_k)]
+    return float((ranks.sum() - len(true_k) * (len(true_k) + 1) / 2) / (len(true_k) * len(false_k)))

@@ -8,7 +8,7 @@ What is measured stands in docs/protocol-delta-series.md, which was committed be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +20,8 @@ from scipy import stats
 
 import delta_page
 import delta_series
+import recovery_ground
+from delta_cuts import Plan, on_cuts
 from delta_kits import OTHER_BANDS, nano_kit, other_kit
 from delta_nulls import RANDOM, Judges, Kit, Measured
 from delta_seen import Reader, cached
@@ -29,13 +31,14 @@ from geoelle.bootstrap import Bootstrap, Interval
 from geoelle.change import MIN_REPLICATES
 from geoelle.errors import ProbeError
 from given import folders_of
+from recovery_places import cut_years, uncut
 
 LEVELS = (0.01, 0.05, 0.1, 0.5)
 CUT = 0.15
 """Loss of NDVI by which a cell of the forest is called likely cut."""
 MOST = 20
 """Flagged maps that are named."""
-Plan = Callable[[int], Iterator[tuple[int, int, list[int]]]]
+Cuts = tuple[np.ndarray, np.ndarray]
 LEAVES = ("June", "July", "August", "September")
 
 
@@ -146,8 +149,10 @@ def _mean(rows: list) -> object:
     return float(np.mean([row for row in rows if row is not None]))
 
 
-def of_series(series: Series, unit: str, reader: Reader, kit: Kit, cache: Path | None) -> dict[str, object]:
-    """Measure the false alarms of one series, one unit and one model."""
+def of_series(
+    series: Series, unit: str, reader: Reader, kit: Kit, cache: Path | None, cuts: Cuts | None = None
+) -> dict[str, object]:
+    """Measure the false alarms of one series, one unit and one model, and of what was `cuts`, what flags lie on."""
     dates = seen(series, reader, kit, unit, cache)
     all_n = np.ones(len(next(iter(dates.values()))[0].inside_n), bool)
     cut_n = likely_cut(dates, series) if series.name == "romania" else ~all_n
@@ -164,7 +169,17 @@ def of_series(series: Series, unit: str, reader: Reader, kit: Kit, cache: Path |
     found["in_order"] = _counted(dates, in_order, ~cut_n)
     if series.name == "romania":
         found["seasons"] = across(dates, series, ~cut_n)
+    if cuts is not None:
+        found["on_cuts"] = on_cuts(dates, series, in_order, *cuts)
     return found
+
+
+def cuts_of(imagery: Path | None, cache: Path | None) -> Cuts:
+    """Return the year in which each patch of the forest was cut, and which were not, as the protocol of recovery says."""
+    images, name = (delta_series.forest(), "demo") if imagery is None else (recovery_ground.cube(imagery), "cube")
+    seen_there = recovery_ground.ground(images, *nano_kit(images[0].bands, "patches"), f"recovery-{name}", cache)
+    days_d, ndvi_dn = seen_there.days_d, seen_there.numbers["NDVI"]
+    return cut_years(days_d, ndvi_dn), uncut(days_d, ndvi_dn, seen_there.shape).ravel()
 
 
 def _counted(dates: dict[str, list[Measured]], plan: Plan, keep_n: np.ndarray) -> dict[str, object] | None:
@@ -255,25 +270,27 @@ def main(imagery: Path | None, weights: tuple[str, ...], cache: Path | None) -> 
     if weights and imagery is None:
         raise click.UsageError("--weights needs --imagery: the probe of another model is fitted on its places")
     found: dict[str, object] = {}
+    cuts = cuts_of(imagery, cache)
     for series in (delta_series.romania(), *([delta_series.dakota(imagery)] if imagery else [])):
         for unit in STRIDES:
             pair = nano_kit(series.images[0].bands, unit)
-            found[f"{series.name}, {unit}"] = _told(series, unit, pair, cache)
+            found[f"{series.name}, {unit}"] = _told(series, unit, pair, cache, cuts)
     for name, folder in folders_of(weights).items():
         series = delta_series.romania().of_bands(OTHER_BANDS)
         for unit in STRIDES:
             pair = other_kit(name, folder, OTHER_BANDS, unit, imagery, cache)
-            found[f"{series.name}, {unit}, {name}"] = _told(series, unit, pair, cache)
+            found[f"{series.name}, {unit}, {name}"] = _told(series, unit, pair, cache, cuts)
     if imagery:
         found["belgium"] = spread(delta_series.belgium(imagery), "patches", cache)
     delta_page.keep("false_alarms", found)
 
 
-def _told(series: Series, unit: str, pair: tuple[Reader, Kit], cache: Path | None) -> dict[str, object]:
+def _told(series: Series, unit: str, pair: tuple[Reader, Kit], cache: Path | None, cuts: Cuts) -> dict[str, object]:
     where = f"{series.name}, {unit}, {pair[0].model.card.name}"
     click.echo(where, err=True)
+    is_forest = series.name == "romania" and unit == "patches"
     try:
-        return of_series(series, unit, *pair, cache)
+        return of_series(series, unit, *pair, cache, cuts if is_forest else None)
     except ProbeError as cause:
         raise click.ClickException(f"{where}: {cause}") from cause
 

@@ -15,13 +15,12 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 import delta_page
 import delta_series
 from delta_inject import AMPLITUDES, KINDS, SIZES_PX, Square, judged_shape, squares, variants
 from delta_kits import OTHER_BANDS, nano_kit, other_kit
-from delta_nulls import Judges, Kit, Outcome, merged
+from delta_nulls import Judges, Kit, Outcome, auroc, merged
 from delta_seen import Cells, Reader, cached, laid
 from delta_series import Image, Series
 from evaluate_false_alarms import likely_cut, seen
@@ -95,18 +94,6 @@ def case(
         rows["apart"][name] = float(alone / max(hits + alone, 1))
         rows["auroc"][name] = auroc(out.size_n[true_n], out.size_n[false_n])
     return {part: merged(values) for part, values in rows.items()}
-
-
-def auroc(true_k: np.ndarray, false_k: np.ndarray) -> float:
-    """Return how often a changed cell has more than an unchanged one, ties half; NaN without both.
-
-    >>> auroc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
-    0.875
-    """
-    if not len(true_k) or not len(false_k):
-        return float("nan")
-    ranks = rankdata(np.concatenate([true_k, false_k]))[: len(true_k)]
-    return float((ranks.sum() - len(true_k) * (len(true_k) + 1) / 2) / (len(true_k) * len(false_k)))
 
 
 def cases(series: Series, reader: Reader, kit: Kit, unit: str, cache: Path | None) -> tuple[list[Case], dict]:

@@ -201,8 +201,7 @@ def _indices(named: Found) -> Iterator[str]:
         yield f"- From its first year to its last the index, {way}: {listed(told)}. Of the others it cannot be told, with fewer than five places of two seasons."
     ndvi = {way: with_index[OTHER]["index"][way]["seasons"] for way in (SUMMER, SHIPPED)}
     yield (
-        f"- **The index as it ships depends on the months of its last dates**: of NDVI it is, after 1, 2 and 3 years, {_medians(with_index[OTHER], SHIPPED)} from the last three dates of a year (autumn) against the first after the "
-        f"event (June), and {_medians(with_index[OTHER], SUMMER)} in June and July alone, of the same cuts."
+        f"- Of NDVI the index is, after 1, 2 and 3 years, {_medians(with_index[OTHER], SHIPPED)} as shipped (the last dates at the time of year of the first) and {_medians(with_index[OTHER], SUMMER)} in June and July alone, of the same cuts."
         if all(ndvi.values()) else f"- NDVI has no index in {listed([w for w, s in ndvi.items() if not s])}."
     )  # fmt: skip
     mine = with_index[MINE]["agreement"][SUMMER]

@@ -74,13 +74,18 @@ def _mean(rows: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(count_n > 0, np.nansum(rows_yn, axis=0) / np.maximum(count_n, 1), np.nan)
 
 
+def cut_years(days_d: np.ndarray, ndvi_dn: np.ndarray) -> np.ndarray:
+    """Return the year in which each patch was cut, int (n,); 0 for none."""
+    year_n = np.zeros(ndvi_dn.shape[1], int)
+    for year, fall_n in falls(levels(days_d, anomalies(ndvi_dn))).items():
+        year_n[(fall_n > CUT) & (year_n == 0)] = year
+    return year_n
+
+
 def cut_places(days_d: np.ndarray, ndvi_dn: np.ndarray, shape: tuple[int, int]) -> list[Place]:
     """Return the connected patches that were cut in one year, by year, then row and column; those without an event date go."""
     anomaly_dn = anomalies(ndvi_dn)
-    level = levels(days_d, anomaly_dn)
-    year_n = np.zeros(ndvi_dn.shape[1], int)
-    for year, fall_n in falls(level).items():
-        year_n[(fall_n > CUT) & (year_n == 0)] = year
+    level, year_n = levels(days_d, anomaly_dn), cut_years(days_d, ndvi_dn)
     found = []
     for year in np.unique(year_n[year_n > 0]):
         label_yx, count = ndimage.label((year_n == year).reshape(shape))

@@ -32,16 +32,14 @@ from geoelle.lattice import Addresses
 from geoelle.measures import percentiles
 from geoelle.patches import keys_of
 from geoelle.probe import Probe
+from geoelle.seasonal import SEASON_DAYS, season_gap
 
 __all__ = [
-    "RATE", "SEASON_DAYS", "STATES", "Delta", "Design", "Look", "Scored", "Unchanged", "compare", "judge", "season_gap",
+    "RATE", "STATES", "Delta", "Design", "Look", "Scored", "Unchanged", "compare", "judge",
 ]  # fmt: skip
 
 RATE = 0.1
 """Of the flagged cells, the share that may be false."""
-SEASON_DAYS = 45.0
-"""Days of the year that two dates of one season may be apart, at most."""
-_YEAR = 365.2425
 _APART_DAYS = 180.0
 """Years that are replicates lie further apart."""
 STATES = ("judged", "outside", "gated", "short history", "no look before", "no look after")
@@ -251,16 +249,6 @@ def _look(null: Null, before: Scored, after: Scored, design: Design, rate: float
     signed_n = np.where(np.isnan(q_n), np.nan, np.where(q_n <= rate, np.sign(tested.t_n), 0.0))
     return Look(delta_n=after.difficulty_n - before.difficulty_n, days_n=after.days_n, q_n=q_n, signed_n=signed_n,
                 shift=tested.shift)  # fmt: skip
-
-
-def season_gap(one: float, other: float) -> float:
-    """Return how many days of the year two days (since 1970-01-01) are apart, 0 to 183.
-
-    >>> round(season_gap(0.0, 2 * 365.2425 - 10))
-    10
-    """
-    apart = abs(one - other) % _YEAR
-    return min(apart, _YEAR - apart)
 
 
 def _design(before: Scored, after: Scored, history: Sequence[Scored]) -> Design:

@@ -17,11 +17,11 @@ from typing import Any
 
 from geoelle.area import Area
 from geoelle.change import MIN_YEARS
-from geoelle.delta import SEASON_DAYS, season_gap
 from geoelle.errors import AreaError, CatalogError, FormatError, NoItems, ProbeError
 from geoelle.plan import Job, Plan, make_plan
 from geoelle.probe import Probe
 from geoelle.run import Progress, finish, load_manifest, run_embed
+from geoelle.seasonal import SEASON_DAYS, season_gap
 
 __all__ = ["Windows", "embed_windows", "plan_windows"]
 

@@ -12,7 +12,17 @@ import numpy as np
 from scipy import stats
 
 from geoelle.errors import ProbeError
-from geoelle.seasonal import LEVEL, YEAR_DAYS, Season, deseasonalised, fit_season, lacking, years_of
+from geoelle.seasonal import (
+    LEVEL,
+    SEASON_DAYS,
+    YEAR_DAYS,
+    Season,
+    deseasonalised,
+    fit_season,
+    lacking,
+    season_gap,
+    years_of,
+)
 
 __all__ = ["AFTER_DAYS", "FIRST", "Drift", "Recovery", "drift_of", "recovery_of"]
 
@@ -22,7 +32,7 @@ anything at 90%."""
 FIRST = 3
 """Dates whose mean is the departure after the event, and as many the last one."""
 AFTER_DAYS = 180.0
-"""The first dates lie in these days after the event, the last ones behind them."""
+"""The first dates lie in these days after the event, the last ones behind them, at the same time of year."""
 _DRAWS = 300
 
 
@@ -45,7 +55,8 @@ class Drift:
 class Recovery:
     """How much of a departure is gone: `index` = 1 - current / initial, with its interval.
 
-    0 is none, 1 all of it; below 0 it grew. `initial` and `current` are means of `FIRST` departures.
+    0 is none, 1 all of it; below 0 it grew. `initial` and `current` are means of `FIRST` departures, of one time of
+    year.
     """
 
     index: float
@@ -82,20 +93,23 @@ def recovery_of(
     """Return the relative recovery after an event, from (days, values) before and after it, sorted by day, finite.
 
     index = 1 - current / initial, of mean departures from the season before: the first three clear dates within 180
-    days after the event, and the last three (after Kennedy et al. 2012, doi:10.1016/j.rse.2011.09.024). The 90%
-    interval redraws the years before, fits their season again, and adds to each mean what as many dates of one
-    redrawn year are off.
+    days after the event, and the last three of the same time of year, at most 45 days of it apart (after Kennedy et al.
+    2012, doi:10.1016/j.rse.2011.09.024): cut forest departs less when nothing has leaves. The 90% interval redraws the
+    years before, fits their season again, and adds to each mean what as many dates of one redrawn year are off.
 
     Raises: ProbeError (too few dates, or an initial departure inside the band: nothing to recover from).
     """
     days_n, values_n = after
-    soon, late = days_n <= event_day + AFTER_DAYS, days_n > event_day + AFTER_DAYS
-    if soon.sum() < FIRST or late.sum() < FIRST:
+    soon_n = days_n <= event_day + AFTER_DAYS
+    first = np.flatnonzero(soon_n)[:FIRST]
+    middle = float(days_n[first].mean()) if len(first) else event_day
+    last = np.flatnonzero(~soon_n & (season_gap(days_n, middle) <= SEASON_DAYS))[-FIRST:]
+    if min(len(first), len(last)) < FIRST:
         raise ProbeError(
-            f"no recovery can be told: {soon.sum()} clear dates in the {AFTER_DAYS:g} days after the event and "
-            f"{late.sum()} later ({FIRST} of each are needed)"
+            f"no recovery can be told: {len(first)} clear dates in the {AFTER_DAYS:g} days after the event and "
+            f"{len(last)} later at the same time of year ({FIRST} of each are needed)"
         )
-    groups = np.flatnonzero(soon)[:FIRST], np.flatnonzero(late)[-FIRST:]
+    groups = first, last
     if np.isnan(season.expected(days_n[np.concatenate(groups)])).any():
         raise ProbeError("no recovery can be told: the first or the last dates lie in a season not seen before")
     initial, current = (float((values_n - season.expected(days_n))[group].mean()) for group in groups)

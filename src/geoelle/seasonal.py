@@ -17,6 +17,7 @@ from geoelle.errors import ProbeError
 
 __all__ = [
     "LEVEL",
+    "SEASON_DAYS",
     "YEAR_DAYS",
     "Coverage",
     "Season",
@@ -24,12 +25,15 @@ __all__ = [
     "fit_season",
     "lacking",
     "left_out",
+    "season_gap",
     "years_of",
 ]
 
 LEVEL = 0.9
 """Of new dates, the share that a band should hold."""
 YEAR_DAYS = 365.2425
+SEASON_DAYS = 45.0
+"""Days of the year that two dates of one season may be apart, at most."""
 MIN_YEARS = 2
 MIN_DATES = 12
 """For a mean and an annual wave: four a coefficient, as Zhu and Woodcock (2014, doi:10.1016/j.rse.2014.01.011)."""
@@ -109,6 +113,16 @@ def years_of(days_n: np.ndarray) -> np.ndarray:
     [1970, 1970, 1971]
     """
     return np.floor(days_n).astype("datetime64[D]").astype("datetime64[Y]").astype(np.int64) + 1970
+
+
+def season_gap(days_n: np.ndarray, day: float) -> np.ndarray:
+    """Return how many days of the year days (since 1970-01-01) are from another one, 0 to 183, float64 (n,).
+
+    >>> season_gap(np.array([5.0, 365.2425 - 4]), 0.0).round(4).tolist()
+    [5.0, 4.0]
+    """
+    apart_n = np.abs(days_n - day) % YEAR_DAYS
+    return np.minimum(apart_n, YEAR_DAYS - apart_n)
 
 
 def lacking(days_n: np.ndarray, values_n: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from scipy import stats
 from geoelle import delta as module
 from geoelle.change_blocks import check_blocks
 from geoelle.change_states import STATUSES
-from geoelle.delta import STATES, Scored, compare, season_gap
+from geoelle.delta import STATES, Scored, compare
 from geoelle.errors import AreaError, ProbeError, SpaceMismatch
 from geoelle.lattice import Addresses, Lattice
 
@@ -169,11 +169,6 @@ def test_two_lattices_are_refused() -> None:
     other = Addresses(lattice=replace(LATTICE, stride_px=8), rows=MESH.rows, cols=MESH.cols)
     with pytest.raises(AreaError, match="two lattices"):
         compare(world.year(0), replace(world.year(1), addresses=other))
-
-
-def test_days_of_the_year_are_counted_over_new_year() -> None:
-    assert season_gap(0, 10 * YEAR + 5) == pytest.approx(5)
-    assert season_gap(3, YEAR - 4) == pytest.approx(7)
 
 
 # --- later dates

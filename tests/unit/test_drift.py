@@ -67,6 +67,18 @@ def test_recovery_is_the_truth_within_its_interval() -> None:
     assert recovered(2, 0.4) == recovered(2, 0.4)
 
 
+@pytest.mark.parametrize("years", [1.6, 2.3, 3.0])
+def test_what_departs_by_season_and_stays_so_does_not_recover_whenever_the_series_ends(years: float) -> None:
+    """The departure is deepest in the season of the event, and next to nothing half a year later."""
+    days_n, values_n = simulate(6, years=10, dates=24, year_sd=0.02)
+    deep_n = 1 + 0.9 * np.cos(2 * np.pi * (days_n - EVENT - 30) / YEAR_DAYS)
+    values_n = values_n - np.where(days_n >= EVENT, deep_n, 0)
+    before, after = days_n < EVENT, (days_n >= EVENT) & (days_n <= EVENT + years * YEAR_DAYS)
+    sides = [(days_n[side], values_n[side]) for side in (before, after)]
+    found = recovery_of(fit_season(*sides[0]), *sides, EVENT)
+    assert found.index == pytest.approx(0, abs=0.15)
+
+
 def test_where_there_is_nothing_to_recover_from_it_is_said() -> None:
     with pytest.raises(ProbeError, match=r"nothing to recover from: .* is inside the band"):
         recovered(3, 0.4, size=0.05)
@@ -76,7 +88,7 @@ def test_too_few_dates_after_the_event_are_told() -> None:
     before, (days_n, values_n) = disturbed(4, 0.4)
     season = fit_season(*before)
     for few in (days_n <= EVENT + AFTER_DAYS, days_n > EVENT + AFTER_DAYS):
-        with pytest.raises(ProbeError, match=r"no recovery can be told: \d+ clear dates in the 180 days"):
+        with pytest.raises(ProbeError, match=r"\d+ clear dates in the 180 days after the event and \d+ later"):
             recovery_of(season, before, (days_n[few], values_n[few]), EVENT)
 
 

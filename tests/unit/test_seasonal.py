@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 
+from geoelle import seasonal
 from geoelle.errors import ProbeError
 from geoelle.seasonal import YEAR_DAYS, fit_season, lacking, left_out, years_of
 from seasons import FIRST_DAY, simulate, truth
@@ -80,3 +83,7 @@ def test_what_is_too_little_is_told() -> None:
             fit_season(days_n, constant)
     two_years, values_n = simulate(8, years=2, dates=8)
     assert left_out(two_years[years_of(two_years) < 2018], values_n[years_of(two_years) < 2018]) is None
+
+
+def test_examples_in_docstrings_hold() -> None:
+    assert doctest.testmod(seasonal).failed == 0
