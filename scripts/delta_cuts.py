@@ -53,8 +53,9 @@ def _counts(out: Outcome, new_n: np.ndarray, uncut_n: np.ndarray) -> tuple[int, 
 def _told(rows: Sequence[tuple[int, int, int, int, float]]) -> dict[str, object]:
     hits, cuts, wrong, free, areas = (np.array(column, float) for column in zip(*rows, strict=True))
     known = areas[np.isfinite(areas)]
+    told = Interval.of(Bootstrap(np.arange(len(known))).mean(known)).to_dict() if len(known) > 1 else {}
     return {
         "maps": len(rows), "cut": int(cuts.sum()), "cut_flagged": int(hits.sum()), "uncut": int(free.sum()),
         "uncut_flagged": int(wrong.sum()),
-        "auroc": Interval.of(Bootstrap(np.arange(len(known))).mean(known)).to_dict() | {"maps": len(known)},
+        "auroc": told | {"maps": len(known)},
     }  # fmt: skip

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
+import delta_cuts
 import delta_inject
 import delta_nulls
 import delta_page
@@ -70,7 +71,7 @@ def measured(seed: int, n: int = 60, inside: float = 1.0) -> Measured:
     return Measured(numbers=numbers, vectors=vectors, inside_n=rng.random(n) < inside)
 
 
-@pytest.mark.parametrize("module", [delta_inject, delta_nulls, delta_words, alarms, power])
+@pytest.mark.parametrize("module", [delta_inject, delta_nulls, delta_words, alarms])
 def test_examples_in_docstrings_hold(module: object) -> None:
     failed, tried = doctest.testmod(module)
     assert tried and not failed
@@ -156,6 +157,23 @@ def test_maps_in_the_order_of_time_are_those_of_compare() -> None:
         found = Judges(dates[before], [dates[k] for k in history]).judge(dates[after])["Delta"]
         np.testing.assert_allclose(found.p_n, wanted.tested.p_n)
         np.testing.assert_array_equal(found.flag_n, wanted.flag_n == 1)
+
+
+def test_flags_are_counted_on_patches_cut_between_the_dates_and_on_uncut_ones() -> None:
+    dates = [measured(seed, n=200) for seed in range(6)]
+    cut_n, uncut_n = np.arange(200) < 10, np.arange(200) >= 20
+    dates[5].numbers["Delta"][:20] += 50  # the ten that are neither count in nothing
+    series = delta_series.Series(name="s", place="p", credit="c", seasons={
+        "June": tuple(replace(image(), day=np.datetime64(f"{year}-06-01")) for year in range(2015, 2021))
+    })  # fmt: skip
+    year_n = np.where(cut_n, 2020, 0)
+    late = [(5, 4, [0, 1, 2, 3]), (5, 3, [0, 1, 2])]
+    found = delta_cuts.on_cuts({"June": dates}, series, lambda n: iter(late), year_n, uncut_n)
+    assert found["Delta"]["cut"] == found["Delta"]["cut_flagged"] == 20 and found["Delta"]["auroc"]["value"] == 1
+    assert found["Delta"]["uncut"] == 360 and found["Delta"]["uncut_flagged"] <= 2 and found["red"]["cut_flagged"] <= 1
+    assert found["random direction"]["maps"] == 4 and "random direction 0" not in found
+    earlier = delta_cuts.on_cuts({"June": dates}, series, lambda n: iter([(4, 3, [0, 1, 2])]), year_n, uncut_n)
+    assert earlier["Delta"]["cut"] == earlier["Delta"]["auroc"]["maps"] == 0  # nothing was cut yet
 
 
 def test_every_map_judges_a_date_by_other_dates() -> None:
