@@ -69,7 +69,12 @@ def _model(found: Found) -> Iterator[str]:
         f"{month} {r['flagged']['Delta']:.0f} of {r['judged']} ({r['history']} years)"
         for month, r in found["reference"].items()
     )
-    yield f"- Flagged by Delta without an injection: {told}."
+    calm = found["quiet"]
+    yield f"- Flagged by Delta without an injection: {told}." + (
+        f" In the {len(calm['months'])} months of {len(found['reference'])} without such flags its false share is {span(calm['false'])}."
+        if calm["false"] is not None and len(calm["months"]) < len(found["reference"])
+        else ""
+    )
     yield ""
     yield from _kinds(found)
     yield ""

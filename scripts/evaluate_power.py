@@ -8,7 +8,7 @@ What is measured stands in docs/protocol-delta-series.md, which was committed be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -134,9 +134,14 @@ def _reference(outcomes: dict[str, Outcome], cut_n: np.ndarray, years: int) -> d
     return {"history": years, "judged": int(known["Delta"].sum()), "flagged": flagged}
 
 
-def summary(every: Sequence[Case]) -> dict[str, object]:
-    """Return what is told: by size and amplitude, and by kind with intervals and decisions."""
+def summary(every: Sequence[Case], reference: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """Return what is told: by size and amplitude, and by kind with intervals and decisions.
+
+    `quiet` is the false share in months in which Delta flags nothing where nothing was injected.
+    """
     small, sizes = [c for c in every if c.size_px <= SMALL_PX], sorted({c.size_px for c in every})
+    months = [month for month, found in reference.items() if not found["flagged"]["Delta"]]
+    quiet = [c for c in small if c.square.partition(" ")[0] in months]
     return {
         "squares": len({c.square for c in every}),
         "grid": [row for kind in KINDS for row in _grid([c for c in every if c.kind == kind], sizes)],
@@ -144,6 +149,7 @@ def summary(every: Sequence[Case]) -> dict[str, object]:
         "sizes": {size: _false([c for c in every if c.size_px == size], "false") for size in sizes},
         "false": _false(small, "false"),
         "apart": _false(small, "apart"),
+        "quiet": {"months": months, "false": _false(quiet, "false")["Delta"] if len(months) > 1 else None},
     }
 
 
@@ -192,7 +198,7 @@ def of_model(reader: Reader, kit: Kit, unit: str, cache: Path | None) -> dict[st
         "bands": list(reader.bands),
         "place": series.place,
         "reference": reference,
-        **summary(every),
+        **summary(every, reference),
     }
 
 
