@@ -55,8 +55,8 @@ class Drift:
 class Recovery:
     """How much of a departure is gone: `index` = 1 - current / initial, with its interval.
 
-    0 is none, 1 all of it; below 0 it grew. `initial` and `current` are means of `FIRST` departures, of one time of
-    year.
+    0 is none, 1 all of it; below 0 it grew, above 1 it went past where it was. `initial` and `current` are means of
+    `FIRST` departures, of one time of year.
     """
 
     index: float
