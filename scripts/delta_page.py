@@ -209,6 +209,13 @@ def simulated(found: Found) -> Iterator[str]:
         ((r["years"], _noise(r), r["method"], span(r["any"]), share(r["flagged"]), span(r["below"])) for r in rows if not r["share"] and r["years"] in ends),
     )  # fmt: skip
     yield ""
+    yield "Maps without a change that have any flag, four years of history, of which two saw a tenth of the ground only:"
+    yield ""
+    yield from table(
+        ("noise", "all years whole", "two clouded, cells of two years judged", "two clouded, cells of four years only, as `geoelle delta` does"),
+        ((_noise(r), *(span(r[n]) for n in ("whole", "clouded", "ruled"))) for r in found["cloudy"]),
+    )  # fmt: skip
+    yield ""
     yield "Changed cells found (and the false share of flagged cells), the same histories:"
     yield ""
     yield row(("history", "noise", "changed", "effect (spreads)", *methods[:3]))

@@ -19,12 +19,12 @@ from scipy.ndimage import gaussian_filter
 import delta_page
 from delta_words import exact
 from geoelle.bootstrap import Bootstrap, Interval
-from geoelle.change import q_values
+from geoelle.change import MIN_YEARS, q_values
 from geoelle.delta import RATE, judge
 
 SIDE, SQUARE = 40, 4
 DOF = 6
-FIELDS = 60
+FIELDS, CLOUDY_FIELDS = 60, 240
 YEARS = (3, 4, 5, 6)
 SHARES = (0.0, 0.01, 0.05, 0.2)
 EFFECTS = (2.0, 4.0, 8.0)
@@ -149,6 +149,21 @@ def pooled(rows: list[dict[str, object]]) -> Iterator[dict[str, object]]:
         yield {"method": name, "years": years, "apart": apart, "fields": len(every), "false": found}
 
 
+def cloudy(apart: float, fields: int = CLOUDY_FIELDS) -> dict[str, object]:
+    """Count unchanged maps with any flag, four years of history, where two of these saw a tenth of the map only."""
+    rng, flagged = np.random.default_rng([4, round(apart)]), dict.fromkeys(("whole", "clouded", "ruled"), 0)
+    for _ in range(fields):
+        *history, before_n, after_n = field(rng, years=4, share=0.0, effect=0.0, apart=apart).years_rn
+        whole_rn, hidden_n = np.array(history), np.arange(SIDE * SIDE) >= SIDE * SIDE // 10
+        clouded_rn = whole_rn.copy()
+        clouded_rn[:2, hidden_n] = np.nan
+        ruled_rn = np.where(np.isfinite(clouded_rn).sum(axis=0) < MIN_YEARS, np.nan, clouded_rn)
+        for name, years_rn in (("whole", whole_rn), ("clouded", clouded_rn), ("ruled", ruled_rn)):
+            q_n = q_values(judge(before_n, after_n, years_rn, "difference")[1].p_n)
+            flagged[name] += bool((q_n <= RATE).any())
+    return {"apart": apart, "fields": fields} | {name: exact(count, fields) for name, count in flagged.items()}
+
+
 @click.command()
 def main() -> None:
     rows: list[dict[str, object]] = []
@@ -158,7 +173,8 @@ def main() -> None:
         click.echo(f"{years} years, {share:.0%} changed, {apart:g} cells", err=True)
     together = list(pooled(rows))
     plain = [{name: value for name, value in row.items() if name != "each"} for row in rows]
-    delta_page.keep("simulated", {"settings": plain, "pooled": together})
+    clouds = [cloudy(apart) for apart in CELLS_APART]
+    delta_page.keep("simulated", {"settings": plain, "pooled": together, "cloudy": clouds})
 
 
 if __name__ == "__main__":

@@ -336,6 +336,12 @@ def test_false_discoveries_are_at_the_rate_where_p_is_exact_and_not_where_it_is_
     assert power_of == sorted(power_of) and power_of[0] < power_of[1] - 0.1
 
 
+def test_clouded_years_raise_alarms_unless_their_cells_are_left_out() -> None:
+    found = simulation.cloudy(3.0, fields=60)
+    assert found["clouded"]["low"] > 0.1 >= found["ruled"]["low"] and found["clouded"]["hits"] > found["ruled"]["hits"]
+    assert found["whole"]["low"] <= 0.1
+
+
 def test_a_known_spread_gives_uniform_p() -> None:
     field = simulation.field(np.random.default_rng(1), years=3, share=0.0, effect=0.0, apart=0.0)
     assert stats.kstest(simulation.known(field), "uniform").statistic < 0.05
