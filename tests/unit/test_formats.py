@@ -568,7 +568,7 @@ def alert_types(home: Path, made: Made) -> dict[str, str]:
     cells = made.plan.cells[0][1]
     found = SimpleNamespace(
         addresses=cells, q_n=np.full(len(cells), 0.01), flag_n=np.ones(len(cells)), sign_n=np.ones(len(cells)),
-        delta_n=np.ones(len(cells)), days_n2=np.full((len(cells), 2), 19_000.0), followed=None,
+        delta_n=np.ones(len(cells)), days_n2=np.full((len(cells), 2), 19_000.0), followed=None, shift=0.5,
     )  # fmt: skip
     alerts_of(found, items_before=["a"], items_after=["b"]).to_parquet(home / "alerts.parquet")
     return {name: kind.replace("large_", "") for name, kind in arrow_types(home / "alerts.parquet").items()}
