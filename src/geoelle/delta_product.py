@@ -245,13 +245,15 @@ def _facts(
         ]
     }
     unknown = sorted({c.what for checks in found.checks.values() for c in checks if c.verdict == "not recorded"})
+    clear = next(check for check in next(iter(found.checks.values())) if check.what == "clear ground")
     return GalleryFacts(
         title=f"Where the ground changed for {card.name}",
         summary=f"{_when(found.before)} to {_when(found.after)} · {plan['sensor']} · {card.name}",
         reading=f"Delta is difficulty after less difficulty before, on the linear scale of the probe. {card.reading} "
         f"Ground often gets easier in a disaster: both signs count. {_colours(bands)}",
         more={**seen, "Cell": f"{lattice.cell_m:g} m, EPSG:{lattice.epsg}", **bands.facts(),
-              "Compared": f"{len(next(iter(found.checks.values())))} conditions of the items; not recorded by them: "
+              "Clear ground": f"{clear.before} before, {clear.after} after; {clear.reason}",
+              "Compared": f"{len(next(iter(found.checks.values())))} conditions of items and ground; not recorded: "
               f"{', '.join(unknown) or 'none'}",
               **({} if scored is None else scored.facts()),
               "Space": ", ".join(f"{k}: {v}" for k, v in sorted(probe.space.items()))},
