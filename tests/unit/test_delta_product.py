@@ -282,8 +282,9 @@ def test_delta_is_that_of_the_two_runs(out: Path) -> None:
 
 
 def test_without_a_history_everything_says_that_it_is_a_ranking(out: Path, tmp_path: Path) -> None:
-    told = run("delta", out / "before", out / "after", "-o", tmp_path / "out")
-    assert "alerts" not in told and json.loads((tmp_path / "out" / "run.json").read_text())["alerts"] is None
+    told = json.loads(run("delta", out / "before", out / "after", "--json", "-o", tmp_path / "out"))
+    assert told["alerts"] is None and not any("alerts" in line for line in told["lines"])
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["alerts"] is None
     assert "alerts" not in run("info", tmp_path / "out")
     assert "sign and rank are without it" in (tmp_path / "out" / "report.html").read_text()
     assert list(bands(tmp_path / "out" / "delta.tif")) == ["delta", "delta_excess", "sign", "rank", "state"]
