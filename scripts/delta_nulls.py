@@ -107,9 +107,9 @@ class Judges:
             else:
                 tested = null.test(after.numbers[name], None if self.departure else self._before(name))
             known_n = np.isfinite(found["Delta"].p_n) if found else self.before.inside_n
-            p_n = np.where(known_n, tested.p_n, np.nan)
+            p_n = np.where(known_n, tested.larger_p_n if distance else tested.p_n, np.nan)
             with np.errstate(invalid="ignore"):
-                flag_n = (q_values(p_n) <= rate) & ((tested.t_n > 0) | (distance is None))
+                flag_n = q_values(p_n) <= rate
             size_n = tested.t_n if distance else np.abs(tested.t_n)
             found[name] = Outcome(size_n=size_n, p_n=p_n, flag_n=flag_n, shift=tested.shift)
         return found

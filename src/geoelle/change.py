@@ -20,8 +20,20 @@ from scipy import optimize, special, stats
 
 from geoelle.errors import ProbeError
 
-__all__ = ["MIN_REPLICATES", "MIN_YEARS", "Design", "Null", "Prior", "Tested", "false_alarms", "fit_null", "judge",
-           "judge_by", "q_values"]  # fmt: skip
+__all__ = [
+    "MIN_CELLS",
+    "MIN_REPLICATES",
+    "MIN_YEARS",
+    "Design",
+    "Null",
+    "Prior",
+    "Tested",
+    "false_alarms",
+    "fit_null",
+    "judge",
+    "judge_by",
+    "q_values",
+]
 
 Design = Literal["none", "difference", "departure"]
 """Whether the date after is compared with the date before, or with its own season; "none" without a history."""
@@ -31,7 +43,7 @@ MIN_REPLICATES = 2
 MIN_YEARS = 4
 """Earlier years that a change is judged by, at least. With three the false share of flags was 0.12 where 0.1 was asked
 for, on simulated cells that are alike (scripts/simulate_delta.py); from four on it was below."""
-_MIN_CELLS = 20
+MIN_CELLS = 20
 _POLISHES = 50
 
 
@@ -99,6 +111,11 @@ class Tested:
     shift: float
     inflation: float
 
+    @property
+    def larger_p_n(self) -> np.ndarray:
+        """Return the one-sided p of what is larger than the null, for numbers of which less is no change."""
+        return stats.t.sf(self.t_n, np.minimum(self.dof_n, 1e9))
+
 
 def fit_null(replicates_rn: np.ndarray) -> Null:
     """Learn level and spread of every cell from r maps without the change, (r, n), NaN where a cell was not seen.
@@ -122,9 +139,9 @@ def fit_null(replicates_rn: np.ndarray) -> Null:
     count_n = seen_rn.sum(axis=0)
     total_n = np.where(seen_rn, x_rn, 0).sum(axis=0)
     enough_n = count_n >= MIN_REPLICATES
-    if enough_n.sum() < _MIN_CELLS:
+    if enough_n.sum() < MIN_CELLS:
         raise ProbeError(
-            f"a null needs {_MIN_CELLS} cells seen in two earlier maps, not {enough_n.sum()}; give a longer --history "
+            f"a null needs {MIN_CELLS} cells seen in two earlier maps, not {enough_n.sum()}; give a longer --history "
             "or more ground"
         )
     mean_n = np.where(enough_n, total_n / np.maximum(count_n, 1), np.nan)
@@ -167,16 +184,23 @@ def q_values(p_n: np.ndarray) -> np.ndarray:
     return q_n
 
 
-def false_alarms(replicates_rn: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Test every replicate against the others, as if it were new: p (r, n) and the flagged share of each map (r,).
+def false_alarms(replicates_rn: np.ndarray, rate: float, *, larger: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Test every replicate against the others, as if it were new: p (k, n) and the flagged share of each map (k,).
 
-    Where nothing changed, p is uniform and few maps have any flag at all. Raises as `fit_null`, one replicate fewer.
+    Where nothing changed, p is uniform and few maps have any flag at all. A replicate that shares too little ground
+    with the others is left out, so k may be less than r, and 0. With `larger` only what is larger counts as a change.
     """
     x_rn = np.asarray(replicates_rn, np.float64)
-    p_rn = np.stack([fit_null(np.delete(x_rn, r, axis=0)).test(x_rn[r]).p_n for r in range(len(x_rn))])
-    known_r = np.isfinite(p_rn).sum(axis=1)
-    flagged_r = np.array([(q_values(p_n) <= rate).sum() for p_n in p_rn])
-    return p_rn, flagged_r / np.maximum(known_r, 1)
+    found = []
+    for r in range(len(x_rn)):
+        try:
+            tested = fit_null(np.delete(x_rn, r, axis=0)).test(x_rn[r])
+        except ProbeError:
+            continue
+        found.append(tested.larger_p_n if larger else tested.p_n)
+    p_kn = np.array(found).reshape(len(found), x_rn.shape[1])
+    flagged_k = np.array([(q_values(p_n) <= rate).sum() for p_n in p_kn])
+    return p_kn, flagged_k / np.maximum(np.isfinite(p_kn).sum(axis=1), 1)
 
 
 def _shifts(x_rn: np.ndarray) -> np.ndarray:

@@ -250,8 +250,10 @@ def _flags(p_n: np.ndarray, rate: float) -> np.ndarray:
     return np.where(np.isnan(q_n), np.nan, q_n <= rate)
 
 
-def _unchanged(years_rn: np.ndarray, rate: float) -> float | None:
-    return float(np.mean(false_alarms(years_rn, rate)[1])) if len(years_rn) > MIN_REPLICATES else None
+def _unchanged(years_rn: np.ndarray, rate: float, *, larger: bool = False) -> float | None:
+    """Return the mean share of cells flagged in years judged by the others, None where none can be."""
+    shares_k = false_alarms(years_rn, rate, larger=larger)[1] if len(years_rn) > MIN_REPLICATES else np.empty(0)
+    return float(np.mean(shares_k)) if len(shares_k) else None
 
 
 def _places(mine: Addresses, wanted: Addresses) -> np.ndarray:

@@ -88,9 +88,12 @@ def check_years(years_rn: np.ndarray, after_n: np.ndarray, rate: float) -> YearC
     every_rn = np.vstack([years_rn, after_n])
     flagged_r = []
     for r in range(len(every_rn)):
-        _, tested = judge(np.zeros(len(after_n)), every_rn[r], np.delete(every_rn, r, axis=0), "departure")
+        try:
+            _, tested = judge(np.zeros(len(after_n)), every_rn[r], np.delete(every_rn, r, axis=0), "departure")
+        except ProbeError:  # this year shares too little clear ground with the others
+            continue
         flagged_r.append(int(np.sum(q_values(tested.p_n) <= rate)))
-    return YearCheck(p=float(np.mean(np.array(flagged_r) >= flagged_r[-1])), years=len(every_rn))
+    return YearCheck(p=float(np.mean(np.array(flagged_r) >= flagged_r[-1])), years=len(flagged_r))
 
 
 def check_blocks(

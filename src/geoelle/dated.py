@@ -20,7 +20,7 @@ from geoelle.clear_ground import Ground, compare_ground
 from geoelle.delta import RATE, Delta, Scored, compare
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
-from geoelle.errors import FormatError, InputMismatch, SpaceMismatch
+from geoelle.errors import FormatError, InputMismatch, ProbeError, SpaceMismatch
 from geoelle.guards import Check, compare_items, refuse
 from geoelle.lattice import Lattice
 from geoelle.probe import Probe
@@ -180,7 +180,8 @@ def compare_runs(
 ) -> Comparison:  # fmt: skip
     """Score and compare finished runs; writes nothing.
 
-    A year of the history, or a later date, in which no chip could be read is left out, and said.
+    A year of the history, or a later date, in which no chip could be read is left out, and said; so is a year wholly
+    outside the area of applicability, and of several zones one that cannot be compared.
 
     Raises: InputMismatch, SpaceMismatch, AreaError, ProbeError, FormatError.
     """
@@ -192,17 +193,25 @@ def compare_runs(
     scored = {run.path: run.scored(used) for run in (before, after, *history, *later)}
     for pair, sides in _pairs(before, after, history, later).items():
         checks[pair] += compare_ground(*(run.ground(scored[run.path]) for run in sides))
-    zones, measures = {}, {}
+    zones, measures, failed = {}, {}, {}
     for lattice in [lattice for lattice in scored[before.path] if lattice in scored[after.path]]:
         years, looks = ([run for run in runs if lattice in scored[run.path]] for runs in (history, later))
-        judged = [before, after, *years]
+        outside = [run for run in years if not np.isfinite(scored[run.path][lattice].gated_n).any()]
+        notes = (*notes, *(f"{run.name} has no cell in the area of applicability and was left out" for run in outside))
+        judged = [before, after, *(run for run in years if run not in outside)]
         first, then, *rest = (scored[run.path][lattice] for run in judged)
-        zones[lattice] = found = compare(
-            first, then, rest, later=[scored[run.path][lattice] for run in looks], rate=rate
-        )
+        try:
+            found = compare(first, then, rest, later=[scored[run.path][lattice] for run in looks], rate=rate)
+        except ProbeError as cause:  # other zones may be judged
+            failed[lattice] = cause
+            continue
+        zones[lattice] = found
         tables = [(run.patches if run.is_dense else run.chips)[lattice] for run in judged]
         measures[lattice] = (of_delta(found), *baselines(found, [first, then, *rest], tables, used))
         notes = (*notes, gap) if (gap := gap_of(tables, used)) and gap not in notes else notes
+    if failed and not zones:
+        raise next(iter(failed.values()))
+    notes = (*notes, *(f"EPSG:{lattice.epsg} was left out: {cause}" for lattice, cause in failed.items()))
     if not zones:
         raise InputMismatch(
             f"{before.path} and {after.path} share no lattice; make both of one area, --crs and --stride"

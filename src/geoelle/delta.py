@@ -22,7 +22,18 @@ from typing import Self
 
 import numpy as np
 
-from geoelle.change import MIN_REPLICATES, MIN_YEARS, Design, Null, Tested, false_alarms, judge, judge_by, q_values
+from geoelle.change import (
+    MIN_CELLS,
+    MIN_REPLICATES,
+    MIN_YEARS,
+    Design,
+    Null,
+    Tested,
+    false_alarms,
+    judge,
+    judge_by,
+    q_values,
+)
 from geoelle.change_blocks import BlockCheck, YearCheck, check_blocks, check_years
 from geoelle.change_states import Followed, follow
 from geoelle.dense import PatchScores
@@ -44,7 +55,7 @@ _APART_DAYS = 180.0
 """Years that are replicates lie further apart."""
 STATES = ("judged", "outside", "gated", "short history", "no look before", "no look after")
 """`outside`: judged, but the date after is outside the area of applicability. `gated`: not judged, the date before is.
-`short history`: not judged, fewer than two earlier years have the cell (all cells, where no history is given)."""
+`short history`: not judged, fewer than four earlier years have the cell (all cells, where no history is given)."""
 
 _PARTS = ("difficulty_n", "complexity_n", "inside_n", "days_n")
 
@@ -227,7 +238,7 @@ def _ranked(before: Scored, after: Scored, design: Design, rate: float) -> Delta
 def _tested(ranked: Delta, before: Scored, afters: Sequence[Scored], history: Sequence[Scored]) -> Delta:
     """Add to Delta what its history says, and what became of its flags at later dates."""
     design, rate = ranked.design, ranked.rate
-    null, tested = judge(before.gated_n, afters[0].difficulty_n, np.array([y.gated_n for y in history]), design)
+    null, tested = judge(before.gated_n, afters[0].difficulty_n, _enough(history), design)
     q_n, size_n = q_values(tested.p_n), tested.t_n
     years = sorted([*history, *([before] if design == "difference" else [])], key=lambda table: table.day)
     raw_rn, gated_rn = (np.array([getattr(y, name) for y in years]) for name in ("difficulty_n", "gated_n"))
@@ -241,6 +252,21 @@ def _tested(ranked: Delta, before: Scored, afters: Sequence[Scored], history: Se
         blocks=check_blocks(raw_rn, gated_rn, tested, ranked.addresses, design=design, rate=rate), looks=looks,
         followed=follow(*(np.array([getattr(k, n) for k in looks]) for n in ("signed_n", "days_n"))) if looks else None,
     )  # fmt: skip
+
+
+def _enough(history: Sequence[Scored]) -> np.ndarray:
+    """Return the difficulty of earlier years, (r, n), NaN in cells that fewer than four of them have.
+
+    Raises: ProbeError (next to no cell is left).
+    """
+    seen_rn = np.array([year.gated_n for year in history])
+    few_n = np.isfinite(seen_rn).sum(axis=0) < MIN_YEARS
+    if (~few_n).sum() < MIN_CELLS:
+        raise ProbeError(
+            f"only {(~few_n).sum()} of {len(few_n)} cells are clear, and applicable, in {MIN_YEARS} earlier years "
+            f"({MIN_CELLS} are needed); give a longer --history or clearer dates, or none for a ranking"
+        )
+    return np.where(few_n, np.nan, seen_rn)
 
 
 def _look(null: Null, before: Scored, after: Scored, design: Design, rate: float) -> Look:
@@ -303,9 +329,11 @@ def _in_order(after: Scored, later: Sequence[Scored], design: Design) -> list[Sc
 def _judge(years_rn: np.ndarray, rate: float) -> Unchanged | None:
     if len(years_rn) <= MIN_REPLICATES:
         return None
-    p_rn, shares_r = false_alarms(years_rn, rate)
-    below = float((p_rn[np.isfinite(p_rn)] < 0.05).mean())
-    return Unchanged(shares=tuple(shares_r.tolist()), below=below)
+    p_kn, shares_k = false_alarms(years_rn, rate)
+    if not len(shares_k):
+        return None
+    below = float((p_kn[np.isfinite(p_kn)] < 0.05).mean())
+    return Unchanged(shares=tuple(shares_k.tolist()), below=below)
 
 
 def _states(before: Scored, after: Scored, null: Null | None) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any
 from geoelle.area import Area
 from geoelle.change import MIN_YEARS
 from geoelle.errors import AreaError, CatalogError, FormatError, NoItems, ProbeError
+from geoelle.files import sha256
 from geoelle.plan import Job, Plan, make_plan
 from geoelle.probe import Probe
 from geoelle.run import Progress, finish, load_manifest, run_embed
@@ -95,18 +96,22 @@ def plan_windows(job: Job, before: str, years: int, later: Sequence[str] = ()) -
 def embed_windows(
     windows: Windows, out: Path, probe: Probe, *, overwrite: bool = False, progress: Progress | None = None
 ) -> dict[str, Path]:
-    """Make every run that is not there yet; return their directories by name. `overwrite` replaces other runs.
+    """Make every run that is not there yet, or is damaged, or of another probe; return their directories by name.
+
+    `overwrite` replaces other runs, and reads again where assets were skipped.
 
     Raises: as `run_embed`.
     """
     made = {}
     for name, plan in windows.plans.items():
         made[name] = folder = out / name
-        if _is_done(folder, plan):
+        found = _finished(folder, plan)
+        if found and not (overwrite and found["skipped"]) and _is_whole(folder, found, plan, probe):
             continue
         outcome = run_embed(
-            plan, folder, overwrite=overwrite, progress=_named(name, progress), probe=probe if plan.job.dense else None
-        )
+            plan, folder, overwrite=overwrite or found is not None, progress=_named(name, progress),
+            probe=probe if plan.job.dense else None,
+        )  # fmt: skip
         told = {"probe": {"digest": probe.digest, "space": dict(probe.space)}} if plan.job.dense else {}
         finish(outcome, plan, [], told)
     return made
@@ -148,11 +153,21 @@ def _earlier(moment: datetime, years: int) -> datetime:
         return moment.replace(year=moment.year - years, day=28)
 
 
-def _is_done(folder: Path, plan: Plan) -> bool:
+def _finished(folder: Path, plan: Plan) -> dict[str, Any] | None:
+    """Return the manifest of a finished run of this plan, None where there is none."""
     try:
-        return load_manifest(folder)["plan"]["fingerprint"] == plan.fingerprint
+        manifest = load_manifest(folder)
     except FormatError:
+        return None
+    return manifest if manifest["plan"]["fingerprint"] == plan.fingerprint else None
+
+
+def _is_whole(folder: Path, manifest: dict[str, Any], plan: Plan, probe: Probe) -> bool:
+    """Say whether the files of a run are those that its manifest names, and its patches scored by this probe."""
+    if plan.job.dense and manifest.get("probe", {}).get("digest") != probe.digest:
         return False
+    files = {folder / name: digest for name, digest in manifest["sha256"].items()}
+    return all(path.is_file() and sha256(path) == digest for path, digest in files.items())
 
 
 def _named(name: str, progress: Progress | None) -> Callable[[int, int, str], None] | None:

@@ -151,3 +151,22 @@ def test_a_date_that_differs_everywhere_more_than_the_years_is_deflated_and_a_ca
     assert (rough.p_n < 0.05).mean() == pytest.approx(0.05, abs=0.015) and (calm.p_n < 0.05).mean() < 0.02
     burnt_n = 2 * rng.normal(size=5000) + 40 * (np.arange(5000) % 10 == 0)
     assert null.test(burnt_n).inflation < 1.4 * rough.inflation  # a tenth of the map does not hide itself
+
+
+def test_of_what_can_only_grow_the_larger_is_tested_alone() -> None:
+    rng = np.random.default_rng(21)
+    years_rn, new_n = rng.normal(size=(5, 4000)), rng.normal(size=4000)
+    tested = fit_null(years_rn).test(new_n)
+    np.testing.assert_allclose(tested.larger_p_n, np.where(tested.t_n > 0, tested.p_n / 2, 1 - tested.p_n / 2))
+    assert (tested.larger_p_n < 0.05).mean() == pytest.approx(0.05, abs=0.012)
+    p_rn, _ = false_alarms(years_rn, 0.1, larger=True)
+    assert (p_rn < 0.05).mean() == pytest.approx(0.05, abs=0.012)
+
+
+def test_a_year_that_cannot_be_judged_by_the_others_is_left_out() -> None:
+    years_rn = np.random.default_rng(22).normal(size=(5, 300))
+    years_rn[2] = np.nan
+    p_kn, shares_k = false_alarms(years_rn, 0.1)
+    assert p_kn.shape == (4, 300) and len(shares_k) == 4
+    p_kn, shares_k = false_alarms(np.full((3, 300), np.nan), 0.1)
+    assert p_kn.shape == (0, 300) and len(shares_k) == 0

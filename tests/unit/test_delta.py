@@ -69,6 +69,33 @@ def test_without_a_history_there_is_a_ranking_and_nothing_is_claimed() -> None:
     assert found.rank_n.argmax() == size_n.argmax() and stats.spearmanr(found.rank_n, size_n)[0] > 0.999999
 
 
+def test_a_cell_is_judged_by_four_years_that_saw_it_and_not_by_four_that_were_given() -> None:
+    world = World(11)
+    before, after, history = world.year(0), world.year(1), world.history(5)
+    cloudy_n = np.arange(CELLS) % 2 == 0
+    for year in history[:2]:
+        year.difficulty_n[cloudy_n] = np.nan
+    found = compare(before, after, history)
+    np.testing.assert_array_equal(np.isfinite(found.q_n), ~cloudy_n)
+    assert set(found.state_n[cloudy_n]) == {STATES.index("short history")}
+    for year in history[2:4]:
+        year.difficulty_n[~cloudy_n] = np.nan
+    with pytest.raises(ProbeError, match=f"only 0 of {CELLS} cells are clear, and applicable, in 4 earlier years"):
+        compare(before, after, history)
+
+
+def test_a_year_that_saw_nothing_of_the_ground_does_not_stop_the_others() -> None:
+    world = World(12)
+    before, after, history = world.year(0), world.year(1), world.history(5)
+    whole = compare(before, after, history[:4])
+    for part, value in (("inside_n", 0.0), ("difficulty_n", np.nan)):
+        gone = replace(history[4], **{part: np.full(CELLS, value)})
+        found = compare(before, after, [*history[:4], gone])
+        np.testing.assert_allclose(found.q_n, whole.q_n, rtol=1e-9)
+        assert len(found.unchanged.shares) == len(whole.unchanged.shares) == 5
+    assert found.years == whole.years
+
+
 @pytest.mark.parametrize("after_day", [1.0, 1.4])
 def test_nothing_is_flagged_where_nothing_changed(after_day: float) -> None:
     """A date of the same season is compared by the difference, one of another by the departure from its own."""

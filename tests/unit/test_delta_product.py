@@ -327,6 +327,22 @@ def test_equal_commands_give_equal_bytes_and_an_interrupted_one_goes_on(
     assert tree(again) == tree(out)
 
 
+def test_a_damaged_or_skipped_run_of_a_change_is_made_again(catalog: str, out: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    part = next((again / "before" / "embeddings").glob("*.parquet"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    part.write_bytes(content)
+    (again / "run.json").unlink()
+    run("delta", *COMMAND, "--catalog", catalog, "--history", 4, "-o", again)
+    assert tree(again) == tree(out)
+    manifest = json.loads((again / "after" / "run.json").read_text())
+    gap = [{"item": "i", "asset": "red", "reason": "gone"}]
+    (again / "after" / "run.json").write_text(json.dumps(manifest | {"skipped": gap}))
+    run("delta", *COMMAND, "--catalog", catalog, "--history", 4, "--overwrite", "-o", again)
+    assert json.loads((again / "after" / "run.json").read_text()) == manifest
+
+
 def test_a_finished_or_foreign_directory_is_not_touched(out: Path, tmp_path: Path) -> None:
     words = ("delta", out / "before", out / "after", "-o")
     run(*words, tmp_path / "out")

@@ -126,6 +126,7 @@ def test_a_distance_is_judged_by_those_to_the_history_and_only_a_larger_one_is_a
     logs = [np.log(np.linalg.norm(before.vectors["token"] - m.vectors["token"], axis=1)) for m in (after, *history)]
     tested = fit_null(np.array(logs[1:])).test(logs[0])
     np.testing.assert_allclose(found.size_n, tested.t_n)
+    np.testing.assert_allclose(found.p_n, tested.larger_p_n)
     assert (q_values(tested.p_n)[5:10] <= 0.1).all()  # nearer than chance
     assert found.flag_n[:5].all() and not found.flag_n[5:10].any()
 
