@@ -16,6 +16,7 @@ import numpy as np
 
 from geoelle.area import Area, lattices_for
 from geoelle.change_baselines import Measured, baselines, gap_of, of_delta
+from geoelle.clear_ground import Ground, compare_ground
 from geoelle.delta import RATE, Delta, Scored, compare
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
@@ -97,6 +98,13 @@ class Dated:
                 "--probe, or map again with this one"
             )
         return {lattice: Scored.of_patches(table, probe) for lattice, table in self.patches.items()}
+
+    def ground(self, scored: Mapping[Lattice, Scored]) -> Ground:
+        """Return how much of the ground the run shows, with its scores at hand."""
+        valid = [table.valid_fraction_n[table.valid_n] for table in self.chips.values()]
+        return Ground(
+            cells=scored, valid_m=np.concatenate([np.empty(0), *valid]), cloud_max=self.manifest["job"].get("cloud_max")
+        )
 
     @cached_property
     def patches(self) -> Mapping[Lattice, PatchScores]:
@@ -183,6 +191,8 @@ def compare_runs(
     checks = check_dates(before, after, history, later)
     used = probe_of_dates((before, after, *history, *later), probe)
     scored = {run.path: run.scored(used) for run in (before, after, *history, *later)}
+    for pair, sides in _pairs(before, after, history, later).items():
+        checks[pair] += compare_ground(*(run.ground(scored[run.path]) for run in sides))
     zones, measures, failed = {}, {}, {}
     for lattice in [lattice for lattice in scored[before.path] if lattice in scored[after.path]]:
         years, looks = ([run for run in runs if lattice in scored[run.path]] for runs in (history, later))
@@ -248,12 +258,18 @@ def check_dates(
                 "that do not overlap"
             )
     checks = {}
-    for run in (before, *history, *later):
-        pair = f"{after.name} and {run.name}" if run in later else f"{run.name} and {after.name}"
-        sides = (after, run) if run in later else (run, after)
+    for pair, sides in _pairs(before, after, history, later).items():
         checks[pair] = compare_items(*map(_used, sides))
         refuse(checks[pair], pair=pair)
     return checks
+
+
+def _pairs(
+    before: Dated, after: Dated, history: Sequence[Dated], later: Sequence[Dated]
+) -> dict[str, tuple[Dated, Dated]]:
+    """Name each date with the date after, the earlier one first."""
+    sides = [*((run, after) for run in (before, *history)), *((after, run) for run in later)]
+    return {f"{one.name} and {other.name}": (one, other) for one, other in sides}
 
 
 def _numbers(delta: Delta) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from geoelle.options import job_of, model_options, output_options, place_options
 if TYPE_CHECKING:
     from geoelle.dated import Comparison
     from geoelle.delta_plan import Windows
+    from geoelle.lattice import Addresses
 
 __all__ = ["delta"]
 
@@ -88,6 +90,7 @@ def _of_runs(runs: tuple[Path, ...], options: dict[str, Any]) -> None:
     pair = (Dated.read(path, name) for path, name in zip(runs, ("before", "after"), strict=True))
     later = [Dated.read(Path(path), f"later {i}") for i, path in enumerate(options["later"], start=1)]
     found = compare_runs(*pair, history, later=later, probe=options["probe"], rate=options["rate"])
+    _check_labels(options["labels"], [delta.addresses for delta in found.zones.values()])
     if options["dry_run"]:
         console.show(found.to_dict(), options["as_json"])
         return
@@ -104,6 +107,7 @@ def _of_area(options: dict[str, Any]) -> None:
 
     windows = _planned(options)
     probe = probe_for(windows.plans["after"], options["probe"])
+    _check_labels(options["labels"], [cells for _, cells in windows.plans["after"].cells])
     if options["dry_run"]:
         _show_windows(windows, options["as_json"])
         return
@@ -122,6 +126,14 @@ def _of_area(options: dict[str, Any]) -> None:
         before, after, history, later=later, probe=options["probe"], rate=options["rate"], notes=windows.notes
     )
     _write(found, options)
+
+
+def _check_labels(labels: Path | None, zones: Sequence[Addresses]) -> None:
+    """Refuse labels that no zone can be scored with before anything is claimed or embedded."""
+    from geoelle.detection import read_truth
+
+    if labels is not None:
+        read_truth(labels, zones)
 
 
 def _planned(options: dict[str, Any]) -> Windows:

@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from geopandas import GeoDataFrame
 from odc.geo.geobox import GeoBox
 
-from geoelle.alert_pictures import alert_pictures
-from geoelle.alerts import alerts_of, join_alerts, to_geojson
+from geoelle.alert_pictures import Side, alert_pictures
+from geoelle.alerts import to_geojson, told_alerts, zone_alerts
+from geoelle.change_scores import ZoneScores, score_zones
 from geoelle.claims import TEMPORARY, Written, claim_output
 from geoelle.class_raster import write_class_cog
 from geoelle.dated import Comparison, Dated
-from geoelle.delta import STATES
 from geoelle.delta_bands import CLASS_BANDS, CLASSES, DeltaBands
-from geoelle.detection import Detection, blocks_of, detect, read_truth
 from geoelle.errors import CatalogError, ReadError
 from geoelle.files import sha256, write_bytes
 from geoelle.item import ItemFacts, OutputFile, SourceItem, write_item
@@ -72,21 +72,19 @@ def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> 
 
     Raises: FormatError (labels that cannot be read, or of other ground).
     """
-    scored = {lattice: _evaluated(found, lattice, labels) for lattice in found.zones}
+    card = model_card(str(found.probe.space["model"]))
+    scored = {} if labels is None else score_zones(labels, found.zones, found.measures, chip_px=card.chip_px)
     files: list[Path] = []
-    alerts = []
+    seen = [name for run in (found.after, *found.later) for name in run.item_ids]
+    table, by_zone = zone_alerts(found.zones, items_before=found.before.item_ids, items_after=seen)
     for lattice, delta in found.zones.items():
-        seen = [name for run in (found.after, *found.later) for name in run.item_ids]
-        alerts.append(alerts_of(delta, items_before=found.before.item_ids, items_after=seen))
-        sides = [(_imagery(run), list(run.chips.values())) for run in (found.before, found.after)]
-        sheets = alert_pictures(alerts[-1], sides, credit=_credit(found))
         bands = DeltaBands(delta=delta, probe=found.probe)
-        files += _write_zone(found, bands, lattice, out, scored[lattice], sheets)
-    table = join_alerts(alerts)
-    if any(delta.flag_n is not None for delta in found.zones.values()):
+        files += _write_zone(found, bands, lattice, out, scored.get(lattice), by_zone[lattice])
+    if table is not None:
         table.to_parquet(out / "alerts.parquet")
         files += [out / "alerts.parquet", write_bytes(out / "alerts.geojson", to_geojson(table), overwrite=True)]
-    facts = found.to_dict(out) | {"alerts": len(table), "measures": _measured(found, scored)}
+    count = None if table is None else len(table)
+    facts = found.to_dict(out) | {"alerts": count, "measures": _measured(found, scored)}
     inside = [f for path in files for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
     manifest = {
         "format": _FORMAT[0], "version": _FORMAT[1], **facts,
@@ -96,12 +94,20 @@ def write_delta(found: Comparison, out: Path, *, labels: Path | None = None) -> 
     }  # fmt: skip
     files.append(write_bytes(out / "run.json", _json(manifest), overwrite=True))
     lines = [line for delta in found.zones.values() for line in DeltaBands(delta=delta, probe=found.probe).sentences()]
-    told = f"{len(table):,} alerts, {table['area_km2'].sum():.3g} km²"
-    return Written(out=out, files=tuple(files), lines=(*lines, *found.notes, told), facts=facts)
+    told = [] if table is None else [f"{len(table):,} alerts, {table['area_km2'].sum():.3g} km²"]
+    return Written(out=out, files=tuple(files), lines=(*lines, *found.notes, *told), facts=facts)
+
+
+def _sheets(found: Comparison, alerts: GeoDataFrame) -> tuple[Picture, ...]:
+    before, *afters = (
+        Side(imagery=_imagery(run), tables=list(run.chips.values()))
+        for run in (found.before, found.after, *sorted(found.later, key=_when))
+    )
+    return alert_pictures(alerts, before, afters, credit=_credit(found))
 
 
 def _write_zone(
-    found: Comparison, bands: DeltaBands, lattice: Lattice, out: Path, scored: _Scored, sheets: Sequence[Picture]
+    found: Comparison, bands: DeltaBands, lattice: Lattice, out: Path, scored: ZoneScores | None, alerts: GeoDataFrame
 ) -> list[Path]:
     """Write the files of one zone beside each other; the STAC item last, since it holds their hashes."""
     stem, delta, units = out / found.stem(lattice), bands.delta, tuple(bands.units.values())
@@ -118,7 +124,9 @@ def _write_zone(
         ("overview", write_bytes(stem.with_suffix(".png"), pictures[0].png, overwrite=True), "image/png", "overview",
          "Quicklook"),
     ]  # fmt: skip
-    page = change_report(_facts(found, bands, lattice, [path for _, path, *_ in written], scored), [*pictures, *sheets])
+    facts = _facts(found, bands, lattice, [path for _, path, *_ in written], scored)
+    rows, more = told_alerts(alerts)
+    page = change_report(facts, [*pictures, *_sheets(found, alerts)], alerts=rows, more=more)
     report = stem.with_name(stem.name.replace("delta", "report") + ".html")
     written.append(("report", write_bytes(report, page.encode(), overwrite=True), "text/html", "metadata", "Report"))
     files = [
@@ -155,45 +163,30 @@ def _write_classes(found: Comparison, bands: DeltaBands, stem: Path) -> list[Out
     return files
 
 
-_Scored = tuple[float, tuple[Detection, ...]] | None
-"""Prevalence, and a score a measure; None without labels."""
-
-
-def _evaluated(found: Comparison, lattice: Lattice, labels: Path | None) -> _Scored:
-    if labels is None:
-        return None
-    cells = found.zones[lattice].addresses
-    truth_n, block_n = read_truth(labels, cells), blocks_of(cells)
-    known_n = np.isfinite(found.measures[lattice][0].size_n)
-    inside_n = found.zones[lattice].state_n != STATES.index("outside")
-    scores = tuple(detect(each.size_n, truth_n, block_n, each.flag_n, inside_n) for each in found.measures[lattice])
-    return float(truth_n[known_n].mean()), scores
-
-
 def _imagery(run: Dated) -> Imagery:
     sensor = run.manifest["job"]["sensor"] or run.manifest["plan"]["sensor"]
     return Imagery(items=run.path / "items.json", sensor=sensor, area=run.area)
 
 
-def _rows(found: Comparison, lattice: Lattice, scored: _Scored) -> tuple[dict[str, object], ...]:
+def _rows(found: Comparison, lattice: Lattice, scored: ZoneScores | None) -> tuple[dict[str, object], ...]:
     """Return the table of the page: Delta first, then what it has to beat."""
     measures = found.measures[lattice]
     if scored is None:
         return tuple(each.row() for each in measures)
-    return tuple(each.row() | score.row() for each, score in zip(measures, scored[1], strict=True))
+    return tuple(each.row() | score.row() for each, score in zip(measures, scored.detections, strict=True))
 
 
-def _measured(found: Comparison, scored: Mapping[Lattice, _Scored]) -> dict[str, Any]:
+def _measured(found: Comparison, scored: Mapping[Lattice, ZoneScores]) -> dict[str, Any]:
     """Return the same for the manifest, by the name of the raster."""
     told = {}
     for lattice, measures in found.measures.items():
-        score = scored[lattice]
+        score = scored.get(lattice)
         rows = [
             {"measure": each.name, "flagged": each.share, "unchanged": each.unchanged}
-            | ({} if score is None else score[1][i].to_dict())
+            | ({} if score is None else score.detections[i].to_dict())
             for i, each in enumerate(measures)
         ]
-        told[found.stem(lattice)] = {"rows": rows} | ({} if score is None else {"prevalence": score[0]})
+        told[found.stem(lattice)] = {"rows": rows} | ({} if score is None else score.to_dict())
     return told
 
 
@@ -203,7 +196,7 @@ def _pictures(found: Comparison, bands: DeltaBands, lattice: Lattice, shown: xr.
         title=f"Where the ground changed for {card.name}",
         subtitle=f"{found.after.manifest['plan']['sensor']}, {_when(found.before)} to {_when(found.after)}; cells of "
         f"{box.resolution.x:g} m, EPSG:{box.crs.epsg}",
-        reading=f"{bands.claim()} Red: harder for the model than before; blue: easier.",
+        reading=f"{bands.claim()} {_colours(bands)}",
         credit=_credit(found),
     )
     scenes = {}
@@ -212,6 +205,15 @@ def _pictures(found: Comparison, bands: DeltaBands, lattice: Lattice, shown: xr.
             next(table for grid, table in run.chips.items() if grid.epsg == lattice.epsg), title
         )
     return map_pictures(shown, bands.ramps(shown), text, scenes=scenes)
+
+
+def _colours(bands: DeltaBands) -> str:
+    """Say what red and blue mean, and which layers hold the shift of the whole map."""
+    without = "sign and rank" if bands.delta.tested is None else "t, sign and flags"
+    return (
+        "Red: harder for the model than before; blue: easier. Delta holds the shift of the whole map, "
+        f"{bands.delta.shift:+.2g} {bands.linear}; {without} are without it."
+    )
 
 
 def _scene(run: Dated, title: str, box: GeoBox) -> dict[str, Scene]:
@@ -231,7 +233,7 @@ def _facts(
     bands: DeltaBands,
     lattice: Lattice,
     files: Sequence[Path],
-    scored: _Scored,
+    scored: ZoneScores | None,
 ) -> GalleryFacts:
     plan, probe, card = found.after.manifest["plan"], found.probe, model_card(str(found.probe.space["model"]))
     seen = {
@@ -243,15 +245,17 @@ def _facts(
         ]
     }
     unknown = sorted({c.what for checks in found.checks.values() for c in checks if c.verdict == "not recorded"})
+    clear = next(check for check in next(iter(found.checks.values())) if check.what == "clear ground")
     return GalleryFacts(
         title=f"Where the ground changed for {card.name}",
         summary=f"{_when(found.before)} to {_when(found.after)} · {plan['sensor']} · {card.name}",
         reading=f"Delta is difficulty after less difficulty before, on the linear scale of the probe. {card.reading} "
-        "Ground often gets easier in a disaster: both signs count.",
+        f"Ground often gets easier in a disaster: both signs count. {_colours(bands)}",
         more={**seen, "Cell": f"{lattice.cell_m:g} m, EPSG:{lattice.epsg}", **bands.facts(),
-              "Compared": f"{len(next(iter(found.checks.values())))} conditions of the items; not recorded by them: "
+              "Clear ground": f"{clear.before} before, {clear.after} after; {clear.reason}",
+              "Compared": f"{len(next(iter(found.checks.values())))} conditions of items and ground; not recorded: "
               f"{', '.join(unknown) or 'none'}",
-              **({} if scored is None else {"Prevalence": f"{scored[0]:.2%} of the cells are labelled as changed"}),
+              **({} if scored is None else scored.facts()),
               "Space": ", ".join(f"{k}: {v}" for k, v in sorted(probe.space.items()))},
         warnings=(*bands.sentences(), *found.notes, f"Clouds: {plan['masks_clouds']}"),
         scores=_rows(found, lattice, scored),

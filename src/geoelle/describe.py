@@ -97,7 +97,7 @@ def _change(path: Path) -> dict[str, Any]:
             for name, zone in zones.items()
             for status, count in (zone["status"] or {}).items()
         ],
-        "alerts": manifest["alerts"],
+        **({} if manifest["alerts"] is None else {"alerts": manifest["alerts"]}),
         "probe": manifest["probe"]["digest"],
         "fingerprint": manifest["fingerprint"],
     }

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pystac
 
 from geoelle.errors import InputMismatch
-from geoelle.scene import baseline
+from geoelle.scene import baseline, level, relative_orbit
 
 __all__ = ["SUN_REFUSE_DEG", "SUN_WARN_DEG", "VIEW_WARN_DEG", "Check", "compare_items", "refuse"]
 
@@ -54,15 +54,10 @@ def compare_items(before: Sequence[Item], after: Sequence[Item]) -> tuple[Check,
     radar = any(str(item.get("collection", "")).startswith("sentinel-1") for item in (*before, *after))
     side = "refuse" if radar else "warn"
     named: tuple[tuple[str, Callable[[Item], str], Verdict, str], ...] = (
-        (
-            "level",
-            _first("processing:level", "s2:product_type"),
-            "refuse",
-            "two levels are two measurements",
-        ),
+        ("level", _level, "refuse", "two levels are two measurements"),
         ("processing baseline", _baseline, "warn", "offsets are undone, other steps of the processing are not"),
         ("satellite", _first("platform"), "warn", "units differ by a few percent"),
-        ("relative orbit", _first("sat:relative_orbit"), side, "the ground is seen from another side"),
+        ("relative orbit", _orbit, side, "the ground is seen from another side"),
         ("orbit direction", _first("sat:orbit_state"), side, "the ground is seen from another side"),
         ("grid", _first("proj:code", "proj:epsg"), "warn", "pixels were resampled in another way"),
     )
@@ -80,11 +75,11 @@ def refuse(checks: Sequence[Check], *, pair: str) -> None:
 
 
 def _words(what: str, before: set[str], after: set[str], worst: Verdict, reason: str) -> Check:
-    same = before == after
-    verdict: Verdict = ("same" if before else "not recorded") if same else worst
+    """Compare texts; where a side has none nothing is known to differ."""
+    verdict: Verdict = "not recorded" if not (before and after) else "same" if before == after else worst
     texts = (", ".join(sorted(side)) for side in (before, after))
     return Check(what=what, **dict(zip(("before", "after"), texts, strict=True)), verdict=verdict,
-                 reason="" if same else reason)  # fmt: skip
+                 reason=reason if verdict == worst else "")  # fmt: skip
 
 
 def _degrees(
@@ -131,5 +126,18 @@ def _sun(item: Item) -> float | None:
 
 
 def _baseline(item: Item) -> str:
-    version = baseline(pystac.Item.from_dict(dict(item), preserve_dict=True))
+    version = baseline(_parsed(item))
     return "" if version is None else f"{version[0]:02d}.{version[1]:02d}"
+
+
+def _orbit(item: Item) -> str:
+    orbit = relative_orbit(_parsed(item))
+    return "" if orbit is None else str(orbit)
+
+
+def _level(item: Item) -> str:
+    return level(_parsed(item))
+
+
+def _parsed(item: Item) -> pystac.Item:
+    return pystac.Item.from_dict(dict(item), preserve_dict=True)

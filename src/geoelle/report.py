@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import jinja2
 import numpy as np
@@ -44,6 +45,7 @@ _CHANGE_NOTE = (
     "Every row is of the same cells and dates, and is judged by the same years in the same way. A flag of Delta is "
     "news only where these have none."
 )
+_ALERT_NOTE = "Joined cells of one sign, the least q first; mean Delta is less the shift of the whole map."
 _CSS_PX = 120  # an inch of every figure, so type has one size throughout: a quarter over print
 
 
@@ -199,10 +201,17 @@ def gallery_report(facts: GalleryFacts, figures: Sequence[Picture]) -> str:
     return _page(facts, {}, figures, summary=facts.summary, lost=[])
 
 
-def change_report(facts: GalleryFacts, figures: Sequence[Picture]) -> str:
-    """Return the page of a change: warnings, maps, how to read it, the change beside its baselines, facts."""
+def change_report(
+    facts: GalleryFacts, figures: Sequence[Picture], *, alerts: Sequence[Mapping[str, object]] = (), more: int = 0
+) -> str:
+    """Return the page of a change: warnings, maps, how to read it, the change beside its baselines, alerts, facts.
+
+    `alerts` are the rows of their table; `more` of them are only in the file.
+    """
     scores = ("The change beside its baselines", _CHANGE_NOTE)
-    return _page(facts, {}, figures, summary=facts.summary, lost=[], scores=scores)
+    left = f" {more:,} more are in alerts.parquet." if more else ""
+    tables = [_Table.of("Alerts", alerts, _ALERT_NOTE + left, kind="alerts")]
+    return _page(facts, {}, figures, summary=facts.summary, lost=[], scores=scores, tables=tables)
 
 
 def map_pictures(
@@ -260,8 +269,8 @@ def fit_pictures(
 def _page(
     facts: MapFacts | FitFacts | GalleryFacts, rows: Mapping[str, str], figures: Sequence[Picture], *,
     summary: str, lost: list[str], scores: tuple[str, str] = ("Score beside its nulls", _SCORE_NOTE),
+    tables: Sequence[_Table] = (),
 ) -> str:  # fmt: skip
-    columns = list(dict.fromkeys(name for row in facts.scores for name in row))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("geoelle"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -274,10 +283,7 @@ def _page(
         following=figures[1:],
         reading=facts.reading,
         scale=_SCALE,
-        score_columns=columns,
-        score_rows=[[_cell(row.get(name)) for name in columns] for row in facts.scores],
-        score_title=scores[0],
-        score_note=scores[1],
+        tables=[table for table in (_Table.of(scores[0], facts.scores, scores[1]), *tables) if table.rows],
         facts=[*rows.items(), *facts.more.items()],
         lists=[
             ("Items", facts.items),
@@ -286,6 +292,23 @@ def _page(
         ],
         credit=facts.credit,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """A table of the page, its cells as text; of the style `scores` the first row stands out."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+    kind: str
+
+    @classmethod
+    def of(cls, title: str, rows: Sequence[Mapping[str, object]], note: str, kind: str = "scores") -> Self:
+        columns = tuple(dict.fromkeys(name for row in rows for name in row))
+        cells = tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows)
+        return cls(title=title, columns=columns, rows=cells, note=note, kind=kind)
 
 
 def _cell(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Read an item's metadata: when and where it was seen, its clouds, its tile, its processing baseline."""
+"""Read an item's metadata: when and where it was seen, its clouds, tile, orbit, level and processing baseline."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from shapely.geometry.base import BaseGeometry
 
 from geoelle.errors import CatalogError
 
-__all__ = ["baseline", "cloud", "footprint", "interval", "tile"]
+__all__ = ["baseline", "cloud", "footprint", "interval", "level", "relative_orbit", "tile"]
 
 _BASELINE = ("s2:processing_baseline", "sentinel:processing_baseline", "processing:version")
 _PRODUCT = ("s2:product_uri", "s2:product_id", "sentinel:product_id", "s2:tile_id")
 _PRODUCT_BASELINE = re.compile(r"_N(\d\d)\.?(\d\d)(?:_|\.|$)")
+_PRODUCT_ORBIT = re.compile(r"_R(\d{3})(?:_|\.|$)")
+_SENTINEL_2_LEVEL = re.compile(r"(?:s2msi|level-?|l)?(1c|2a)p?", re.IGNORECASE)
 _MGRS = ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")
 _MGRS_IN_ID = re.compile(r"(?:^|[_.])T?(\d{1,2}[C-X][A-Z]{2})(?:[_.]|$)")
 
@@ -45,9 +47,7 @@ def footprint(item: pystac.Item) -> BaseGeometry:
     try:
         shape = shapely.geometry.shape(item.geometry) if item.geometry else shapely.box(*_flat(item.bbox))
     except (AttributeError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as cause:
-        raise CatalogError(
-            f"footprint of item {item.id} is no geometry ({cause}); correct the item"
-        ) from cause
+        raise CatalogError(f"footprint of item {item.id} is no geometry ({cause}); correct the item") from cause
     shape = shapely.make_valid(shapely.force_2d(shape))
     west, _, east, _ = shape.bounds
     if east - west <= 180 or shape.geom_type != "Polygon":
@@ -89,10 +89,41 @@ def baseline(item: pystac.Item) -> tuple[int, int] | None:
     for name in _BASELINE:
         if match := re.fullmatch(r"N?(\d\d)\.?(\d\d)", str(item.properties.get(name, ""))):
             return int(match[1]), int(match[2])
-    for text in (*(str(item.properties.get(name, "")) for name in _PRODUCT), item.id):
-        if match := _PRODUCT_BASELINE.search(text):
-            return int(match[1]), int(match[2])
-    return None
+    match = _in_product(item, _PRODUCT_BASELINE)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def relative_orbit(item: pystac.Item) -> int | None:
+    """Return the relative orbit, from the name of the product where no field states it; None where nothing tells."""
+    stated = str(item.properties.get("sat:relative_orbit", ""))
+    if stated.isdecimal():
+        return int(stated)
+    match = _in_product(item, _PRODUCT_ORBIT)
+    return None if match is None else int(match[1])
+
+
+def level(item: pystac.Item) -> str:
+    """Return the processing level: of Sentinel-2 "1C" or "2A" however it is written, else as stated; "" where it isn't.
+
+    >>> found = pystac.Item("a", None, None, datetime(2024, 6, 1), {"s2:product_type": "S2MSI2A"})
+    >>> level(found), level(pystac.Item("a", None, None, datetime(2024, 6, 1), {"processing:level": "L2SP"}))
+    ('2A', 'L2SP')
+    """
+    fields = (item.properties.get(key) for key in ("processing:level", "s2:product_type"))
+    stated = next((str(value) for value in fields if value is not None), "")
+    match = _SENTINEL_2_LEVEL.fullmatch(stated) if _is_sentinel_2(item) else None
+    return match[1].upper() if match else stated
+
+
+def _is_sentinel_2(item: pystac.Item) -> bool:
+    named = (item.collection_id, item.properties.get("platform"), *item.properties)
+    return any(str(name).lower().startswith(("sentinel-2", "s2:")) for name in named)
+
+
+def _in_product(item: pystac.Item, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """Search the names of the product, then the id of the item."""
+    texts = (*(str(item.properties.get(name, "")) for name in _PRODUCT), item.id)
+    return next((match for text in texts if (match := pattern.search(text))), None)
 
 
 def _flat(bbox: Sequence[float]) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 import scenes
+from geoelle import delta_plan as plan_module
 from geoelle import delta_product as product_module
 from geoelle.applicability import Reach
 from geoelle.area import Area
@@ -147,11 +149,17 @@ def test_the_flood_is_found_as_easier_ground(out: Path) -> None:
     assert len(json.loads((out / "alerts.geojson").read_text())["features"]) == len(alerts)
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4 and "The surest alerts before" in page and "read again" not in page
+    assert "<h2>Alerts</h2>" in page and f"<td>{first['date_after']}</td>" in page and "more are in" not in page
+    shift = json.loads((out / "run.json").read_text())["zones"]["delta"]["shift"]
+    assert f"Delta holds the shift of the whole map, {shift:+.2g} ln; t, sign and flags are without it" in page
+    assert first["mean_delta_less_shift"] == pytest.approx(first["mean_delta"] - shift)
     assert "The change beside its baselines" in page and "embedding cosine" in page and "random direction" in page
     assert "untrained twin" in page and "--twins" not in page
 
 
-def test_a_later_date_confirms_the_flood(catalog: str, out: Path, tmp_path: Path) -> None:
+def test_a_later_date_confirms_the_flood(
+    catalog: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     again = Path(shutil.copytree(out, tmp_path / "again"))
     run("delta", *COMMAND, "--catalog", catalog, "--history", 4, "--later", "2025-06", "--overwrite", "-o", again)
     assert (again / "later-1" / "run.json").is_file()
@@ -180,6 +188,13 @@ def test_a_later_date_confirms_the_flood(catalog: str, out: Path, tmp_path: Path
     assert (tmp_path / "runs" / "delta_status.tif").read_bytes() == (again / "delta_status.tif").read_bytes()
     seen = json.loads((tmp_path / "runs" / "run.json").read_text())["fingerprint"]
     assert seen == manifest["fingerprint"]
+    drawn = Mock(return_value=())
+    monkeypatch.setattr(product_module, "alert_pictures", drawn)
+    found = compare_runs(*dated(out, "before", "after"), history(out), later=dated(again, "later-1"))
+    write_delta(found, tmp_path / "runs")
+    _, first, afters = drawn.call_args.args
+    wanted = [out / "before", out / "after", again / "later-1"]
+    assert [side.imagery.items.parent for side in (first, *afters)] == wanted
     with pytest.raises(ProbeError, match="judged by the history"):
         compare_runs(*dated(out, "before", "after"), later=dated(again, "later-1"))
 
@@ -208,8 +223,20 @@ def test_labels_score_delta_and_every_baseline(out: Path, tmp_path: Path) -> Non
     assert {"NDVI", "red", "pixel difference", "complexity (pixels alone)", "embedding Euclidean"} < rows.keys()
     assert "AUPRC / prevalence" in (tmp_path / "out" / "report.html").read_text()
     (tmp_path / "sea.geojson").write_text(shapely.to_geojson(shapely.box(0, 0, 1, 1)))
-    with pytest.raises(FormatError, match="labels 0 of"):
-        run("delta", out / "before", out / "after", "--evaluate", tmp_path / "sea.geojson", "-o", tmp_path / "sea")
+    assert told["block_m"] == 640 and 4 <= told["blocks"] <= 16
+    assert f"{told['blocks']} blocks of 0.64 km a side" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_labels_of_other_ground_are_refused_before_anything_is_made(
+    catalog: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "embed_windows", Mock(side_effect=AssertionError("embedded first")))
+    (tmp_path / "sea.geojson").write_text(shapely.to_geojson(shapely.box(0, 0, 1, 1)))
+    words = ("--evaluate", tmp_path / "sea.geojson", "-o", tmp_path / "sea")
+    for where in ((out / "before", out / "after"), (*COMMAND, "--catalog", catalog)):
+        with pytest.raises(FormatError, match="labels 0 of"):
+            run("delta", *where, *words)
+        assert not (tmp_path / "sea").exists()
 
 
 def test_the_nulls_of_every_change_are_beside_it_unless_a_run_or_the_probe_lacks_them(
@@ -255,7 +282,11 @@ def test_delta_is_that_of_the_two_runs(out: Path) -> None:
 
 
 def test_without_a_history_everything_says_that_it_is_a_ranking(out: Path, tmp_path: Path) -> None:
-    run("delta", out / "before", out / "after", "-o", tmp_path / "out")
+    told = json.loads(run("delta", out / "before", out / "after", "--json", "-o", tmp_path / "out"))
+    assert told["alerts"] is None and not any("alerts" in line for line in told["lines"])
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["alerts"] is None
+    assert "alerts" not in run("info", tmp_path / "out")
+    assert "sign and rank are without it" in (tmp_path / "out" / "report.html").read_text()
     assert list(bands(tmp_path / "out" / "delta.tif")) == ["delta", "delta_excess", "sign", "rank", "state"]
     assert not list((tmp_path / "out").glob("alerts*"))
     with rasterio.open(tmp_path / "out" / "delta.tif") as file:
@@ -388,6 +419,13 @@ def test_items_that_differ_are_warned_of_or_refused(out: Path) -> None:
 
     found = compare_runs(seen(before, **{"s2:processing_baseline": "02.14"}), after)
     assert any("differ in processing baseline: 02.14, 05.10" in note for note in found.notes)
+    checks = {check.what: check for check in found.checks["before and after"]}
+    assert checks["clear ground"].reason == "100% of 289 cells are clear on both dates"
+    assert checks["dates used"].before == checks["dates used"].after == "1" and not any(
+        "dates" in n for n in found.notes
+    )
+    other = compare_runs(with_manifest(before, job__cloud_max=80.0), after)
+    assert any("differ in cloud limit: 80%, 40%" in note for note in other.notes)
     with pytest.raises(InputMismatch, match=r"sun elevation: 20.0° before, 60.0° after"):
         compare_runs(seen(before, **{"view:sun_elevation": 20}), seen(after, **{"view:sun_elevation": 60}))
 
@@ -465,6 +503,17 @@ def test_an_area_on_a_border_of_zones_is_judged_zone_by_zone(tmp_path: Path) -> 
     assert alerts["stop_lon"].min() < 6 < alerts["stop_lon"].max() and alerts["alert"].is_unique
     counts = [zone["counts"] for zone in manifest["zones"].values()]
     assert alerts["cells"].sum() == sum(count["flagged"] for count in counts)
+    for epsg in (32631, 32632):
+        page = (tmp_path / "out" / f"report_{epsg}.html").read_text()
+        inside = alerts["stop_lon"].between(0, 6) if epsg == 32631 else alerts["stop_lon"].between(6, 12)
+        assert (
+            re.findall(r"<tr><td>(\d+)</td><td>(?:easier|harder)", page) == alerts[inside]["alert"].astype(str).tolist()
+        )
+    western = shapely.box(border - 160, north - 1120, border - 20, north - 800)
+    (tmp_path / "west.geojson").write_text(shapely.to_geojson(scenes.to_lonlat(western, 32631)))
+    run("delta", *words, "--evaluate", tmp_path / "west.geojson", "-o", tmp_path / "out", "--overwrite")
+    scored = json.loads((tmp_path / "out" / "run.json").read_text())["measures"]
+    assert scored["delta_32631"]["prevalence"] > 0 and "prevalence" not in scored["delta_32632"]
     run("delta", *words, "-o", tmp_path / "out", "--overwrite")
     assert json.loads((tmp_path / "out" / "run.json").read_text()) == manifest
 
@@ -487,9 +536,7 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     space = space_of(plan.model, plan.bands, dense=True)
     weights_d, points_md = np.abs(parts[0].weights_d), np.zeros((1, plan.model.card.dim), np.float32)
     reach = Reach(points_md=points_md, counts_m=np.ones(1, int), weights_d=weights_d, mean_distance=1.0, threshold=1e3)
-    probe = Probe(
-        embedding=parts[0], pixels=parts[1], twin=parts[2], feature_names=names, space=space, reach=reach
-    )
+    probe = Probe(embedding=parts[0], pixels=parts[1], twin=parts[2], feature_names=names, space=space, reach=reach)
     path = probe.save(tmp_path / "dense.safetensors")
     folders = embed_windows(windows, tmp_path / "out", probe)
     before, after, *rest = (Dated.read(folder, name) for name, folder in folders.items())
@@ -524,7 +571,12 @@ def test_a_dense_change_is_of_patches_scored_by_one_probe(catalog: str, tmp_path
     middle = float(np.median(tables[0].dissimilarity_n))
     half = [Scored.of_patches(t, replace(probe, reach=replace(reach, threshold=middle))) for t in tables]
     assert 0.4 < half[0].inside_n.mean() < 0.6 and compare(*half).counts["gated"] == (half[0].inside_n == 0).sum()
-    write_delta(found, tmp_path / "out")
+    middle = scenes.to_lonlat(shapely.box(WEST + 800, NORTH - 1120, WEST + 1120, NORTH - 800), 32631)
+    (tmp_path / "labels.geojson").write_text(shapely.to_geojson(middle))
+    product = write_delta(found, tmp_path / "out", labels=tmp_path / "labels.geojson")
+    scored = product.facts["measures"]["delta"]
+    assert scored["block_m"] == 640 and scored["blocks"] < 8 and scored["rows"][0]["auroc"]["low"] is None
+    assert scored["rows"][0]["auroc"]["value"] > 0.5
     rough = replace(delta, tested=replace(delta.tested, inflation=2.04))
     assert any("differs 2.0 times as much" in told for told in DeltaBands(delta=rough, probe=probe).sentences())
     calm = replace(delta, tested=replace(delta.tested, inflation=1.2))

@@ -23,6 +23,7 @@ import zarr
 from click.testing import CliRunner
 
 import scenes
+from geoelle import clear_ground, guards
 from geoelle.alerts import alerts_of
 from geoelle.applicability import Reach
 from geoelle.area import Address, Addresses, Area, Lattice
@@ -532,6 +533,8 @@ def test_a_change(made: Made, tmp_path: Path, years: int, later: int):
     manifest = json.loads((out / "run.json").read_text("utf-8"))
     rows = {row["name"]: row["type"] for row in table("delta-run")}
     assert manifest.keys() == rows.keys() and all(fits(manifest[name], kind) for name, kind in rows.items())
+    assert_checks(manifest["checks"])
+    assert (manifest["alerts"] is None) == (not years)
     assert [row["state"] for row in table("delta-states")] == list(STATES)
     assert [row["status"] for row in table("delta-status")] == list(STATUSES)
     zone = manifest["zones"]["delta"]
@@ -541,6 +544,18 @@ def test_a_change(made: Made, tmp_path: Path, years: int, later: int):
         blocks = asdict(BLOCKS) | {"false_share": BLOCKS.false_share}
         assert blocks.keys() == rows.keys() and all(fits(blocks[name], kind) for name, kind in rows.items())
     assert {row["name"]: row["type"] for row in table("alert-columns")} == alert_types(tmp_path, made)
+
+
+def assert_checks(by_pair: Mapping[str, list[dict[str, str]]]) -> None:
+    rows = table("delta-checks")
+    for checks in by_pair.values():
+        assert [check["what"] for check in checks] == [row["name"] for row in rows]
+        assert {check["verdict"] for check in checks} <= {"same", "not recorded", "warn"}
+    limits = {row["name"]: [float(n) for n in re.findall(r"(\d+)[°%]", row["else"])] for row in rows}
+    assert limits["sun elevation"] == [guards.SUN_WARN_DEG, guards.SUN_REFUSE_DEG]
+    assert limits["view angle"] == [guards.VIEW_WARN_DEG] and clear_ground.DATES_WARN == 2
+    assert limits["clear ground"] == [100 * clear_ground.CLEAR_WARN]
+    assert limits["valid pixels"] == [100 * clear_ground.VALID_WARN]
 
 
 BLOCKS = BlockCheck(flagged=9, largest=4, p_flagged=0.005, p_largest=0.01, expected=0.5, most=2.0, blocks=16,
@@ -568,7 +583,7 @@ def alert_types(home: Path, made: Made) -> dict[str, str]:
     cells = made.plan.cells[0][1]
     found = SimpleNamespace(
         addresses=cells, q_n=np.full(len(cells), 0.01), flag_n=np.ones(len(cells)), sign_n=np.ones(len(cells)),
-        delta_n=np.ones(len(cells)), days_n2=np.full((len(cells), 2), 19_000.0), followed=None,
+        delta_n=np.ones(len(cells)), days_n2=np.full((len(cells), 2), 19_000.0), followed=None, shift=0.5,
     )  # fmt: skip
     alerts_of(found, items_before=["a"], items_after=["b"]).to_parquet(home / "alerts.parquet")
     return {name: kind.replace("large_", "") for name, kind in arrow_types(home / "alerts.parquet").items()}

@@ -23,8 +23,8 @@ LAYERS = (
     "models.dino models.dofa models.fgmae models.galileo models.nano models.olmoearth models.presto models.prithvi "
     "models.remoteclip models.satclip models.satmae models.scalemae models.vitmae",
     "bands delta diagnostic_report embed extremes models nulls thumbnails",
-    "alerts change_baselines delta_bands dense_parts fit_page gallery hub plan series_dates",
-    "alert_pictures array_grid fitting run series series_plan",
+    "alerts change_baselines clear_ground delta_bands dense_parts fit_page gallery hub plan series_dates",
+    "alert_pictures array_grid change_scores fitting run series series_plan",
     "console dated delta_plan describe pair_fit products rank series_figure series_run",
     "delta_product options series_product",
     "delta_commands probe_commands series_commands",
