@@ -37,7 +37,7 @@ def series(**options: Any) -> None:
 
     \b
     Example:
-      geoelle series --at 22.152,45.205 --dates 2015/2020 --event 2019 --catalog demo -o series/
+      geoelle series --at 22.1518,45.2030 --dates 2015/2020 --event 2019-06 --dense --catalog demo -o series/
     """
     from geoelle.looks import LOOKS
     from geoelle.places import ground_of
