@@ -104,9 +104,9 @@ def _note(series: Series) -> str:
     """Say in a line what the panel shows."""
     if series.season is None:
         return f"{series.counts['clear']} dates, no band: the season is not known"
-    parts = [f"{series.counts['departures']} of {series.counts['clear']} dates outside of the band"]
+    parts = [f"{series.counts['departures']} of {series.counts['clear']} dates outside"]
     if (held := series.coverage) is not None:
-        parts.append(f"{held.share:.0%} inside where their year is left out ({LEVEL:.0%} nominal)")
+        parts.append(f"{held.share:.0%} inside, year left out ({LEVEL:.0%} nominal)")
     if (found := series.recovery) is not None:
         parts.append(f"recovery {found.index:.2f} [{found.low:.2f}, {found.high:.2f}]")
     return "; ".join(parts)
