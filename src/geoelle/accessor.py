@@ -24,8 +24,8 @@ import pandas as pd
 import xarray as xr
 from odc.geo.xr import xr_coords
 
-from geoelle.area import Addresses
-from geoelle.array_grid import Grid, Labels, window_of
+from geoelle.area import Addresses, Area
+from geoelle.array_grid import Grid, Labels, check_apart, window_of
 from geoelle.bands import Bands
 from geoelle.change_baselines import baselines, in_words, of_delta
 from geoelle.chips import Chips
@@ -35,7 +35,7 @@ from geoelle.embed import embed_chips, space_of
 from geoelle.embeddings import Embeddings
 from geoelle.errors import InputMismatch, ProbeError
 from geoelle.models import Card, Model, load_model
-from geoelle.places import Place, cells_of, read_points
+from geoelle.places import Place, cells_of, ground_of, read_points
 from geoelle.plan import chips_at_once
 from geoelle.probe import TWIN, Probe
 from geoelle.products import shipped_probe
@@ -43,6 +43,7 @@ from geoelle.raster import paint
 from geoelle.read import cut
 from geoelle.series import judge, observe
 from geoelle.series_dates import DateScores
+from geoelle.series_plan import check_places, event_day
 from geoelle.series_product import table_of
 
 __all__ = ["Elle"]
@@ -117,15 +118,21 @@ class Elle:
         All arrays have the CRS and pixel size of this one, and are read at once; cells are those of either date.
         `history` are arrays of the same season of earlier years, at least four, each with its `time`. Without them
         nothing is tested. `later` arrays, of that season too, follow the flags: they add status, first_detected and
-        duration. Sun, orbit and processing are not compared: arrays do not state them.
+        duration. No two arrays may share a day. Sun, orbit and processing are not compared: arrays do not state them.
 
         With a history the attribute `baselines` says what plainer measures flag on the same cells, now and in unchanged
-        years; `loss` puts the true loss among them, by default where the model has one.
+        years; `loss` puts the true loss among them, by default where the model has one. `notes` says what a reader must
+        know: how p and flags behave in unchanged years, and what was not judged.
 
-        Raises: InputMismatch, AreaError (another grid), ProbeError, SpaceMismatch, CapabilityError.
+        Raises: InputMismatch (also arrays of one day, or of two sensors), AreaError (another grid), ProbeError,
+        SpaceMismatch, CapabilityError.
         """
         model = _loaded(model)
-        grids = [Grid.of(a, model.card, stride_px) for a in (before, self._pixels, *history, *later)]
+        arrays = {"before": before, "after": self._pixels}
+        arrays |= {f"history[{i}]": array for i, array in enumerate(history)}
+        arrays |= {f"later[{i}]": array for i, array in enumerate(later)}
+        grids = [Grid.of(array, model.card, stride_px) for array in arrays.values()]
+        check_apart(dict(zip(arrays, grids, strict=True)))
         probe = _checked_probe(probe, model, grids[0].labels.bands)
         known = history and probe.twin is not None
         twins = {TWIN: load_model(model.card.name, "untrained", seed=0)} if known else {}
@@ -137,10 +144,10 @@ class Elle:
         found = compare(first, after, rest, later=seen_later, rate=rate)
         bands = DeltaBands(delta=found, probe=probe)
         beside = {"baselines": in_words([of_delta(found), *baselines(found, scored, tables, probe)])} if history else {}
-        return paint(found.addresses, bands.values()).rename("elle").assign_attrs(
-            bands.tags(), long_name=tuple(bands.units), units=tuple(bands.units.values()), reading=model.card.reading,
-            **beside,
-        )  # fmt: skip
+        _, *notes = bands.sentences()  # the first is the tag GEOELLE_TEST
+        told = bands.tags() | {"notes": " ".join(notes), "units": tuple(bands.units.values())} | beside
+        raster = paint(found.addresses, bands.values()).rename("elle")
+        return _described(raster, tuple(bands.units), told, model.card, probe)
 
     def series(
         self,
@@ -154,17 +161,19 @@ class Elle:
 
         The array has a `time`. `attrs["places"]` of the table has season, drift and recovery after `event`, a date.
 
-        Raises: InputMismatch (no time, or a point without a chip inside the array), AreaError, ProbeError (two times
-        of one day), SpaceMismatch.
+        Raises: InputMismatch (no time, or a point without a chip inside the array), AreaError (no point, one twice, or
+        an event that is no date or not inside the times of the array), ProbeError (two times of one day),
+        SpaceMismatch.
         """
         model = _loaded(model)
         grid = Grid.of(self._pixels, model.card, stride_px)
         probe = _checked_probe(probe, model, grid.labels.bands)
         places = read_points([f"{lon},{lat}" for lon, lat in points])
+        check_places(places)
+        day = event_day(event, Area.parse(polygon=ground_of(places), dates=grid.labels.span))
         cells = [_held(place, grid) for place in places]
         wanted = cells[0].concat(*cells[1:])
         dates = [_date(grid, number, wanted, model, probe) for number in range(len(grid.labels.times))]
-        day = None if event is None else float(np.datetime64(event, "D").astype(np.int64))
         judged = [judge(observe(place.name, held, dates), day) for place, held in zip(places, cells, strict=True)]
         table = table_of(judged, probe)
         table.attrs["places"] = [each.to_dict() for each in judged]
@@ -194,13 +203,8 @@ def _held(place: Place, grid: Grid) -> Addresses:
 
 
 def _date(grid: Grid, number: int, wanted: Addresses, model: Model, probe: Probe) -> DateScores:
-    """Score some chips at one time of the array, each from its own pixels.
-
-    Raises: InputMismatch (no time).
-    """
+    """Score some chips at one time of the array, each from its own pixels."""
     labels = replace(grid.labels, times=grid.labels.times[number : number + 1])
-    if np.isnat(labels.times).any():
-        raise InputMismatch("the array has no time; give it one a date, by .expand_dims(time=[...])")
     chips = [wanted[i : i + 1] for i in range(len(wanted))]
     first, *rest = (_embedded(grid.under(chip)[number : number + 1], labels, chip, model) for chip in chips)
     table = first.concat(*rest)
@@ -254,9 +258,18 @@ def _lazy(grid: Grid, model: Model, probe: Probe) -> Any:
 
 
 def _raster(values: Any, addresses: Addresses, card: Card, probe: Probe) -> xr.DataArray:
-    """Wrap cells of all bands; the texts are those that `rio.to_raster` writes into the file."""
+    """Wrap cells of all bands."""
     box = addresses.lattice.raster_geobox(addresses.rows, addresses.cols)
     out = xr.DataArray(values, {"band": list(_names(probe)), **xr_coords(box)}, ("band", "y", "x"), name="elle")
-    out.encoding |= {"grid_mapping": "spatial_ref", "_FillValue": np.float32("nan")}
     bands = Bands(probe=probe)
-    return out.assign_attrs(bands.tags(), long_name=_names(probe), unit=bands.unit, reading=card.reading)
+    return _described(out, _names(probe), bands.tags() | {"unit": bands.unit}, card, probe)
+
+
+def _described(
+    raster: xr.DataArray, names: tuple[str, ...], told: Mapping[str, object], card: Card, probe: Probe
+) -> xr.DataArray:
+    """Say what a raster is, in the texts that `rio.to_raster` writes into the file and that maps of a run have."""
+    raster.encoding |= {"grid_mapping": "spatial_ref", "_FillValue": np.float32("nan")}
+    space = " | ".join(f"{key}={value}" for key, value in sorted(probe.space.items()))
+    by = {"GEOELLE_SPACE": space, "GEOELLE_PROBE": probe.digest}
+    return raster.assign_attrs(told, long_name=names, reading=card.reading, **by)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from geoelle.errors import InputMismatch
 from geoelle.models import Card
 from geoelle.plan import part_side
 
-__all__ = ["Grid", "Labels", "window_of"]
+__all__ = ["Grid", "Labels", "check_apart", "window_of"]
 
 LIKELY = 100.0
 """Neither reflectance nor decibels are typically larger: such numbers were never scaled."""
@@ -32,6 +34,21 @@ class Labels:
     times: np.ndarray
     bands: tuple[str, ...]
     sensor: str
+
+    @property
+    def days(self) -> frozenset[np.datetime64]:
+        """Return the days of the times, none where there is no time."""
+        return frozenset(self.times[~np.isnat(self.times)].astype("datetime64[D]"))
+
+    @property
+    def span(self) -> str:
+        """Return the first and the last day as `Area.parse` reads dates.
+
+        Raises: InputMismatch (no time).
+        """
+        if np.isnat(self.times).any():
+            raise InputMismatch("the array has no time; give it one a date, by .expand_dims(time=[...])")
+        return f"{min(self.days)}/{max(self.days)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,6 +109,23 @@ class Grid:
 
     def _mesh(self, rows: np.ndarray, cols: np.ndarray) -> Addresses:
         return Addresses(lattice=self.lattice, rows=np.repeat(rows, len(cols)), cols=np.tile(cols, len(rows)))
+
+
+def check_apart(named: Mapping[str, Grid]) -> None:
+    """Check that arrays, by what to call them, are dates of their own, seen by one sensor where they state it.
+
+    Raises: InputMismatch.
+    """
+    for (one, left), (other, right) in combinations([(name, grid.labels) for name, grid in named.items()], 2):
+        if shared := left.days & right.days:
+            raise InputMismatch(
+                f"arrays {one} and {other} share a day ({min(shared)}), so they are not two dates; choose dates that "
+                "do not overlap"
+            )
+        if left.sensor and right.sensor and left.sensor != right.sensor:
+            raise InputMismatch(
+                f"arrays {one} and {other} differ in sensor ({left.sensor}, {right.sensor}); give arrays of one sensor"
+            )
 
 
 def _in_order(pixels: xr.DataArray, card: Card) -> xr.DataArray:

@@ -241,8 +241,13 @@ def _only_sensor(source: Source, endpoint: Endpoint | None, area: Area) -> str:
         return held[0]
     if held and not endpoint:
         here = [name for name in held if source.items(area, load_sensor(name).collections, 1)]
-        if len(here) <= 1:
-            return (here or held)[0]
+        if not here:
+            raise NoItems(
+                f"no item of {source.where}, of any sensor ({', '.join(held)}), shows {area.bbox} in {area.dates}; "
+                "widen the dates or move the area, longitude first"
+            )
+        if len(here) == 1:
+            return here[0]
     if held:
         raise CatalogError(
             f"{source.where} has several sensors ({', '.join(held)}); name one of them with --sensor"

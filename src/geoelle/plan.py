@@ -156,7 +156,12 @@ class Plan:
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `--dry-run --json` prints."""
+        """Return what `--dry-run --json` prints: what is decided, and how long this machine would embed."""
+        return self.decided | {"encode_seconds": round(self.chips / self.chips_per_second, 1)}
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """Return what `plan.json` holds: the same for the same job and items, so nothing that is timed."""
         lattice, cells = self.zones[0][0], self.cells[0][0]
         return {
             "area_km2": round(self.job.area.km2, 2),
@@ -174,7 +179,6 @@ class Plan:
             "chips": self.chips,
             "parts": len(self.parts),
             "bytes": self.bytes,
-            "encode_seconds": round(self.chips / self.chips_per_second, 1),
             "fingerprint": self.fingerprint,
         }
 

@@ -102,7 +102,7 @@ def finish(outcome: Outcome, plan: Plan, outputs: list[Path], extra: dict[str, A
         "format": _FORMAT[0],
         "version": _FORMAT[1],
         "job": plan.job.to_dict(),
-        "plan": {k: v for k, v in plan.to_dict().items() if k != "encode_seconds"},
+        "plan": plan.decided,
         "versions": {name: version(name) for name in ("geoelle", "torch", "rasterio", "numpy")},
         "counts": outcome.counts,
         "skipped": list(outcome.skipped),
@@ -150,7 +150,7 @@ def _begin(plan: Plan, out: Path, overwrite: bool) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not mine:
-            write_bytes(marker, _json(plan.to_dict()), overwrite=True)
+            write_bytes(marker, _json(plan.decided), overwrite=True)
         folder.mkdir(exist_ok=True)
     except OSError as cause:
         raise GeoelleError(f"output {out} cannot be made ({cause.strerror}); name a writable place with -o") from cause

@@ -21,10 +21,12 @@ __all__ = [
     "YEAR_DAYS",
     "Coverage",
     "Season",
+    "Years",
     "deseasonalised",
     "fit_season",
     "lacking",
     "left_out",
+    "mean_squares",
     "season_gap",
     "years_of",
 ]
@@ -88,6 +90,11 @@ class Season:
         t = (values_n - self.expected(days_n)) / self._se(days_n)
         return np.sign(t) * stats.norm.isf(np.maximum(stats.t.sf(np.abs(t), self.dof), _MOST_Z))
 
+    def shared(self, one_n: np.ndarray, other_n: np.ndarray) -> float:
+        """Return the covariance of the curve's means over two sets of days, dates being independent."""
+        one_p, other_p = (self._rows(days_n)[0].mean(axis=0) for days_n in (one_n, other_n))
+        return float(self.spread * (one_p @ self.inverse_pp @ other_p))
+
     def _se(self, days_n: np.ndarray) -> np.ndarray:
         leverage = self._rows(days_n)[1]
         return np.where(leverage <= MOST_LEVERAGE, np.sqrt(self.sd**2 + self.spread * leverage), np.nan)
@@ -95,6 +102,35 @@ class Season:
     def _rows(self, days_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x_np = _waves(days_n, self.harmonics)
         return x_np, np.einsum("np,pq,nq->n", x_np, self.inverse_pp, x_np)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Years:
+    """The mean squares of residuals in a one-way layout: `between` years and `within` them, with `dofs` of both.
+
+    `each` is what `between` weighs the variance of years by: the dates of a year, where all have as many.
+    """
+
+    between: float
+    within: float
+    each: float
+    years: int
+    dofs: tuple[int, int]
+
+    @property
+    def variance(self) -> float:
+        """Return the variance of years, 0 where they differ no more than their dates."""
+        return max(self.between - self.within, 0.0) / self.each
+
+    def ahead(self, dates: int) -> tuple[float, float]:
+        """Return the variance of a mean of so many dates of a new year less the mean of these years, and its dof.
+
+        It is a sum of mean squares; its degrees of freedom are Satterthwaite's (1946, doi:10.2307/3002019).
+        """
+        share = (1 + 1 / self.years) / self.each
+        parts = share * self.between, (1 / dates - share) * self.within
+        dof = sum(parts) ** 2 / sum(part**2 / max(dof, 1) for part, dof in zip(parts, self.dofs, strict=True))
+        return sum(parts), dof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,26 +217,29 @@ def _harmonics(days_n: np.ndarray) -> int:
     return 2 if semi else 1
 
 
-def _spreads(clipped_n: np.ndarray, year_n: np.ndarray, scale: float, parameters: int) -> dict[str, float]:
-    """Part the variance of residuals into that of dates and that of years, by the mean squares of a one-way layout.
-
-    The variance of a date of a new year is a sum of mean squares; its degrees of freedom are Satterthwaite's (1946,
-    doi:10.2307/3002019). Where years do not differ more than dates do, it is the square of the robust scale.
-    """
+def mean_squares(residual_n: np.ndarray, year_n: np.ndarray, parameters: int) -> Years:
+    """Part the squares of the residuals of a curve of so many parameters by years, of which there are two or more."""
     _, place, count_y = np.unique(year_n, return_inverse=True, return_counts=True)
     dates, years = len(year_n), len(count_y)
-    mean_y = np.bincount(place, clipped_n) / count_y
+    mean_y = np.bincount(place, residual_n) / count_y
     dofs = years - 1, dates - years - parameters + 1
-    between = (count_y * np.square(mean_y - clipped_n.mean())).sum() / dofs[0] / _clipped_square(_K)
-    within = np.square(clipped_n - mean_y[place]).sum() / max(dofs[1], 1) / _clipped_square(_K)
+    between = (count_y * np.square(mean_y - residual_n.mean())).sum() / dofs[0]
+    within = np.square(residual_n - mean_y[place]).sum() / max(dofs[1], 1)
     each = (dates - np.square(count_y).sum() / dates) / (years - 1)
-    if dofs[1] < 1 or between <= within:
-        return {"date_sd": scale, "year_sd": 0.0, "sd": scale, "dof": float(dates - parameters)}
-    share = (1 + 1 / years) / each
-    parts = share * between, (1 - share) * within
+    return Years(between=between, within=within, each=each, years=years, dofs=dofs)
+
+
+def _spreads(clipped_n: np.ndarray, year_n: np.ndarray, scale: float, parameters: int) -> dict[str, float]:
+    """Part the variance of residuals into that of dates and that of years.
+
+    Where years do not differ more than dates do, that of a date of a new year is the square of the robust scale.
+    """
+    parts = mean_squares(clipped_n / math.sqrt(_clipped_square(_K)), year_n, parameters)
+    if parts.dofs[1] < 1 or parts.between <= parts.within:
+        return {"date_sd": scale, "year_sd": 0.0, "sd": scale, "dof": float(len(year_n) - parameters)}
+    variance, dof = parts.ahead(1)
     return {
-        "date_sd": math.sqrt(within), "year_sd": math.sqrt((between - within) / each), "sd": math.sqrt(sum(parts)),
-        "dof": sum(parts) ** 2 / sum(part**2 / dof for part, dof in zip(parts, dofs, strict=True)),
+        "date_sd": math.sqrt(parts.within), "year_sd": math.sqrt(parts.variance), "sd": math.sqrt(variance), "dof": dof,
     }  # fmt: skip
 
 

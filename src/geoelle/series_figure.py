@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,8 @@ BAND, CURVE, FAINT, HARDER, EASIER = "#dfe3ea", "#8a93a3", "#c3c8d0", "#b1182b",
 _STEP_DAYS = 3.0
 _MOST = 8
 """Panels of one figure: more are not readable."""
+_ABREAST = 5
+"""Entries of the legend that a line of the figure has room for."""
 _POINT = {"ls": "", "marker": "o", "ms": 4.2, "mew": 0.9}
 
 
@@ -37,20 +40,26 @@ def draw_series(series: Sequence[Series], *, scale: Scale, unit: str, title: str
     if not shown:
         raise FormatError("no place has a clear date to draw; choose other dates")
     with house_style():
-        figure = Figure(figsize=(7.4, 0.85 + 2.0 * len(shown)), dpi=DPI, layout="constrained")
-        axes = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        for axis, each in zip(axes, shown, strict=True):
-            _panel(axis, each, scale)
-        first, last = min(each.observed.days_n[0] for each in shown), max(each.observed.days_n[-1] for each in shown)
-        pad = max((last - first) * 0.02, 5.0)
-        axes[-1].set_xlim(_dates(first - pad), _dates(last + pad))
-        locator = AutoDateLocator(minticks=4, maxticks=9)
-        axes[-1].xaxis.set(major_locator=locator, major_formatter=ConciseDateFormatter(locator, show_offset=False))
-        figure.supylabel(f"difficulty [{unit}]" if unit else "difficulty", size=8.5)
-        figure.suptitle(title, x=0.01, ha="left", size=10, weight="bold", color=INK)
-        figure.legend(handles=_legend(shown), loc="outside lower left", ncols=7, frameon=False, fontsize=7.5,
-                      handletextpad=0.4, columnspacing=1.2)  # fmt: skip
-        return png(figure)
+        return png(_figure(shown, scale=scale, unit=unit, title=title))
+
+
+def _figure(shown: Sequence[Series], *, scale: Scale, unit: str, title: str) -> Figure:
+    figure = Figure(figsize=(7.4, 0.85 + 2.0 * len(shown)), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axis, each in zip(axes, shown, strict=True):
+        _panel(axis, each, scale)
+    first, last = min(each.observed.days_n[0] for each in shown), max(each.observed.days_n[-1] for each in shown)
+    pad = max((last - first) * 0.02, 5.0)
+    axes[-1].set_xlim(_dates(first - pad), _dates(last + pad))
+    locator = AutoDateLocator(minticks=4, maxticks=9)
+    axes[-1].xaxis.set(major_locator=locator, major_formatter=ConciseDateFormatter(locator, show_offset=False))
+    figure.supylabel(f"difficulty [{unit}]" if unit else "difficulty", size=8.5)
+    figure.suptitle(title, x=0.01, ha="left", size=10, weight="bold", color=INK)
+    marks = _legend(shown)
+    rows = math.ceil(len(marks) / _ABREAST)
+    figure.legend(handles=marks, loc="outside lower left", ncols=math.ceil(len(marks) / rows), frameon=False,
+                  fontsize=7.5, handletextpad=0.4, columnspacing=1.2)  # fmt: skip
+    return figure
 
 
 def _panel(axis: Axes, series: Series, scale: Scale) -> None:
@@ -95,9 +104,9 @@ def _note(series: Series) -> str:
     """Say in a line what the panel shows."""
     if series.season is None:
         return f"{series.counts['clear']} dates, no band: the season is not known"
-    parts = [f"{series.counts['departures']} of {series.counts['clear']} dates outside of the band"]
+    parts = [f"{series.counts['departures']} of {series.counts['clear']} dates outside"]
     if (held := series.coverage) is not None:
-        parts.append(f"{held.share:.0%} inside where their year is left out ({LEVEL:.0%} nominal)")
+        parts.append(f"{held.share:.0%} inside, year left out ({LEVEL:.0%} nominal)")
     if (found := series.recovery) is not None:
         parts.append(f"recovery {found.index:.2f} [{found.low:.2f}, {found.high:.2f}]")
     return "; ".join(parts)

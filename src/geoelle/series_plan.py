@@ -23,7 +23,7 @@ from geoelle.plan import Job, Plan, make_plan
 from geoelle.probe import Probe
 from geoelle.scene import footprint
 
-__all__ = ["SeriesPlan", "event_day", "plan_series"]
+__all__ = ["SeriesPlan", "check_places", "event_day", "plan_series"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +67,10 @@ class SeriesPlan:
 def plan_series(job: Job, places: Sequence[Place]) -> SeriesPlan:
     """Search once for the dates of the job over all places, whose ground (`places.ground_of`) is its area.
 
-    Raises: AreaError (a polygon without a cell, places of one name), NoItems (also where a place has none),
+    Raises: AreaError (a polygon without a cell, no place, places of one name), NoItems (also where a place has none),
     CatalogError, ModelError.
     """
-    names = [place.name for place in places]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise AreaError(f"place {twice!r} is given twice; give each once")
+    check_places(places)
     plan = make_plan(replace(job, dense=False))
     for place in places:
         if not any(shapely.intersects(footprint(item), place.geometry) for item in plan.found.items):
@@ -93,6 +91,18 @@ def plan_series(job: Job, places: Sequence[Place]) -> SeriesPlan:
     return SeriesPlan(plan=whole, places=tuple(places), cells=cells)
 
 
+def check_places(places: Sequence[Place]) -> None:
+    """Check that there are places, each with a name of its own.
+
+    Raises: AreaError.
+    """
+    names = [place.name for place in places]
+    if not names:
+        raise AreaError("a series needs a place (none was given); give points or polygons")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise AreaError(f"place {twice!r} is given twice; give each once")
+
+
 def event_day(text: str | None, area: Area) -> float | None:
     """Return the first day of an event, days since 1970-01-01, None for no event.
 
@@ -102,7 +112,7 @@ def event_day(text: str | None, area: Area) -> float | None:
         return None
     start = Area.parse(bbox=area.bbox, dates=text).start
     if not area.start < start <= area.end:
-        raise AreaError(f"event ({text}) is not inside the dates ({area.dates}); widen --dates or correct --event")
+        raise AreaError(f"event ({text}) is not inside the dates ({area.dates}); widen these or correct it")
     return (start - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() / 86_400
 
 

@@ -209,12 +209,10 @@ def test_the_manifest_holds_the_hash_of_every_file(mapped: Made) -> None:
 @pytest.mark.slow
 def test_two_runs_are_equal_byte_for_byte(mapped: Made, again: Made) -> None:
     def tree(path: Path) -> dict[str, str]:
-        files = (p for p in path.rglob("*") if p.is_file() and p.name != "plan.json")
+        files = (p for p in path.rglob("*") if p.is_file())
         return {p.relative_to(path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
     assert tree(mapped.path) == tree(again.path)
-    plans = [json.loads((made.path / "plan.json").read_text()) for made in (mapped, again)]
-    assert plans[0] | {"encode_seconds": 0} == plans[1] | {"encode_seconds": 0}
 
 
 @pytest.mark.parametrize("verb", ["map", "embed"])
@@ -222,9 +220,10 @@ def test_a_dry_run_is_the_plan_of_the_run_and_leaves_nothing(verb: str, mapped: 
     result = invoke(verb, SEAM, *DEMO_ARGS, "-o", tmp_path / "dry", "--dry-run", "--json")
     assert result.code == 0 and result.err == ""
     plan = json.loads((mapped.path / "plan.json").read_text())
-    assert result.json() | {"encode_seconds": 0} == plan | {"encode_seconds": 0}
+    seconds = result.json().pop("encode_seconds")
+    assert seconds >= 0 and result.json() == plan | {"encode_seconds": seconds}
     manifest = json.loads((mapped.path / "run.json").read_text())
-    assert manifest["plan"] == {k: v for k, v in plan.items() if k != "encode_seconds"}
+    assert manifest["plan"] == plan
     assert not (tmp_path / "dry").exists()
     table = invoke(verb, SEAM, *DEMO_ARGS, "-o", tmp_path / "dry", "--dry-run")
     assert table.code == 0 and table.err == "" and plan["fingerprint"] in table.out and ITEM in table.out

@@ -61,8 +61,8 @@ def calm(places: Places) -> Iterator[None]:
 
 
 def tree(out: Path) -> dict[str, str]:
-    """Hash every file but plan.json, which holds a measured duration."""
-    files = (p for p in out.rglob("*") if p.is_file() and p.name != "plan.json")
+    """Hash every file."""
+    files = (p for p in out.rglob("*") if p.is_file())
     return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

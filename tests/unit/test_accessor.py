@@ -388,6 +388,44 @@ def test_delta_with_a_history_is_tested(nano: Model, probe: Probe) -> None:
         )
 
 
+def test_delta_writes_as_a_raster_that_says_what_made_it(tmp_path: Path, nano: Model, probe: Probe) -> None:
+    years = [dated_scene(year) for year in (2019, 2020, 2021, 2022)]
+    found = dated_scene(2024, flat=True).elle.delta(dated_scene(2023), years, probe=probe, model=nano, loss=False)
+    found.rio.to_raster(tmp_path / "delta.tif")
+    with rasterio.open(tmp_path / "delta.tif") as source:
+        tags, names = source.tags(), source.descriptions
+        assert np.isnan(source.nodata) and names == tuple(found["band"].values)
+        np.testing.assert_array_equal(source.read(), found.values)
+    assert tags["GEOELLE_PROBE"] == probe.digest and f"model={nano.card.name}" in tags["GEOELLE_SPACE"]
+    assert "years judged by the others" in tags["notes"] and "of p are below 0.05" in tags["notes"]
+    assert tags["GEOELLE_TEST"].startswith("Tested: ") and tags["GEOELLE_TEST"] not in tags["notes"]
+    found.to_dataset(name="elle").to_zarr(tmp_path / "delta.zarr", consolidated=False)
+    again = xr.open_zarr(tmp_path / "delta.zarr", consolidated=False)["elle"]
+    assert again.attrs["notes"] == found.attrs["notes"] and again.attrs["GEOELLE_PROBE"] == probe.digest
+    alone = dated_scene(2024).elle.difficulty(probe, nano)
+    assert {alone.attrs[key] for key in ("GEOELLE_PROBE", "GEOELLE_SPACE")} == {
+        found.attrs[key] for key in ("GEOELLE_PROBE", "GEOELLE_SPACE")
+    }
+
+
+def test_dates_of_a_change_are_of_their_own_and_of_one_sensor(nano: Model, probe: Probe) -> None:
+    year = {n: dated_scene(n) for n in range(2018, 2026)}
+    both = xr.concat([year[2022], year[2023]], "time")
+    history = [year[n] for n in (2018, 2019, 2020, 2021)]
+    for before, more, told in (
+        (both, {"history": [*history, year[2022]]}, r"before and history\[4\] share a day \(2022-06-01\)"),
+        (year[2023], {"history": [*history[:3], xr.concat(history[2:], "time")]}, r"history\[2\] and history\[3\]"),
+        (year[2023], {"history": history, "later": [both]}, r"before and later\[0\] share a day .* not two dates; "),
+        (year[2024] + 0.01, {}, r"before and after share a day \(2024-06-01\)"),
+    ):
+        with pytest.raises(InputMismatch, match=told):
+            year[2024].elle.delta(before, probe=probe, model=nano, **more)
+    before, after = (year[n].assign_attrs(sensor=f"sentinel-2-{level}") for n, level in ((2023, "l1c"), (2024, "l2a")))
+    with pytest.raises(InputMismatch, match=r"before and after differ in sensor \(sentinel-2-l1c, sentinel-2-l2a\); "):
+        after.elle.delta(before, probe=probe, model=nano)
+    assert "delta" in after.elle.delta(year[2023], probe=probe, model=nano)["band"]
+
+
 def test_a_series_is_the_difficulty_of_each_time(nano: Model, probe: Probe) -> None:
     cube = xr.concat([dated_scene(year) for year in (2021, 2020, 2022)], "time")
     chips = cube.isel(time=0).elle.chips(nano)
@@ -416,3 +454,14 @@ def test_a_series_needs_times_and_points_inside(nano: Model, probe: Probe) -> No
         twice.elle.series([inside], probe=probe, model=nano)
     with pytest.raises(AreaError, match="swapped"):
         cube.elle.series([(37.7, -135.6)], probe=probe, model=nano)
+    with pytest.raises(AreaError, match="a series needs a place"):
+        cube.elle.series([], probe=probe, model=nano)
+    with pytest.raises(AreaError, match="is given twice"):
+        cube.elle.series([inside, inside], probe=probe, model=nano)
+    with pytest.raises(AreaError, match=r"'nonsense'|date cannot be read"):
+        cube.elle.series([inside], "nonsense", probe, nano)
+    for event in ("2050-01-01", "2020-06-01", "2021-06-02", "2019"):
+        with pytest.raises(AreaError, match=rf"event \({event}\) is not inside the dates \(2020-06-01T.*/2021-06-01T"):
+            cube.elle.series([inside], event, probe, nano)
+    table = cube.elle.series([inside], "2021-01", probe, nano)
+    assert "missing" in table.attrs["places"][0] and len(table) == 2

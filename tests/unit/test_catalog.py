@@ -235,6 +235,9 @@ def test_the_only_sensor_is_chosen_and_several_are_listed(saved):
         search(AREA, catalog=path)
     elsewhere = bare_item("n", collection="naip", bounds=(700000, 5000000, 701000, 5001000))
     assert ids(search(AREA, catalog=saved(bare_item("a"), elsewhere, name="two.json"))) == ["a"]
+    away = Area.parse(bbox=(10, 10, 11, 11), dates="2024-06")
+    with pytest.raises(NoItems, match=r"of any sensor \(naip, sentinel-2-l2a\), shows \(10\.0, .*; widen the dates or"):
+        search(away, catalog=path)
     assert ids(search(AREA, catalog=path, sensor="naip")) == ["n"]
     assert ids(search(AREA, catalog=path, sensor=load_sensor("sentinel-2-l2a"))) == ["a"]
     with pytest.raises(CatalogError, match=r"has no collection of hls2 .* but naip, sentinel-2-l2a"):

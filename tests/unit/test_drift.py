@@ -67,6 +67,43 @@ def test_recovery_is_the_truth_within_its_interval() -> None:
     assert recovered(2, 0.4) == recovered(2, 0.4)
 
 
+def unrecovered(years: int, series: int) -> list[Recovery]:
+    """Return what is said of departures that stay, where years differ twice as much as their dates."""
+    found = []
+    for seed in range(series):
+        days_n, values_n = simulate(seed, years=years + 3, dates=12, year_sd=0.2)
+        event = FIRST_DAY + years * YEAR_DAYS
+        values_n = values_n - np.where(days_n >= event, 1.4, 0)
+        sides = [(days_n[side], values_n[side]) for side in (days_n < event, days_n >= event)]
+        try:
+            found.append(recovery_of(fit_season(*sides[0]), *sides, event))
+        except ProbeError as cause:
+            assert "nothing to recover from" in str(cause) or "no recovery can be told" in str(cause)
+    return found
+
+
+@pytest.mark.parametrize("years", [3, 5])
+def test_the_interval_holds_nine_of_ten_where_years_differ_more_than_dates(years: int) -> None:
+    found = unrecovered(years, 250)
+    assert len(found) > 200 and np.mean([one.low <= 0 <= one.high for one in found]) == pytest.approx(0.9, abs=0.05)
+
+
+def test_the_interval_is_wider_where_years_are_fewer() -> None:
+    few, many = (np.median([one.high - one.low for one in unrecovered(years, 40)]) for years in (3, 10))
+    assert few > 1.15 * many
+
+
+def test_a_departure_no_larger_than_those_between_years_has_no_index() -> None:
+    days_n, values_n = simulate(1, years=5, dates=12, year_sd=0.3)
+    event = FIRST_DAY + 2 * YEAR_DAYS
+    sides = [(days_n[side], values_n[side]) for side in (days_n < event, days_n >= event)]
+    season = fit_season(*sides[0])
+    later_n, later = sides[1]
+    sides[1] = later_n, np.where(later_n <= event + AFTER_DAYS, season.expected(later_n) + 0.6, later)
+    with pytest.raises(ProbeError, match=r"is no larger than means of 3 dates differ by between 2 years"):
+        recovery_of(season, *sides, event)
+
+
 @pytest.mark.parametrize("years", [1.6, 2.3, 3.0])
 def test_what_departs_by_season_and_stays_so_does_not_recover_whenever_the_series_ends(years: float) -> None:
     """The departure is deepest in the season of the event, and next to nothing half a year later."""

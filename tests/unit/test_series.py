@@ -13,7 +13,7 @@ from geoelle.lattice import Addresses, Lattice
 from geoelle.seasonal import YEAR_DAYS
 from geoelle.series import Observed, Series, judge, observe
 from geoelle.series_dates import DateScores
-from geoelle.series_figure import draw_series
+from geoelle.series_figure import _figure, draw_series
 from seasons import FIRST_DAY, simulate
 
 CELLS = Addresses(lattice=Lattice(epsg=32634, gsd_m=10, size_px=32, stride_px=16), rows=np.zeros(10, int),
@@ -128,3 +128,21 @@ def test_the_picture_is_drawn_with_and_without_a_season() -> None:
     assert draw_series(series[1:], scale="raw", unit="", title="One") != drawn
     with pytest.raises(FormatError, match="no place has a clear date"):
         draw_series([judge(observe("here", CELLS, []))], scale="log", unit="", title="None")
+
+
+def test_the_legend_lies_inside_of_the_picture_whatever_it_has_to_say() -> None:
+    event = FIRST_DAY + 4 * YEAR_DAYS
+    short = Observed.of_values("short", FIRST_DAY + 20.0 * np.arange(8), -np.arange(8.0))
+    for series, entries in (
+        ([judge(observed())], 4),
+        ([judge(observed(), event), judge(short)], 6),
+        ([judge(observed(inside_n=np.arange(48) % 9 > 0), event), judge(short)], 7),
+    ):
+        figure = _figure(series, scale="log", unit="MSE", title="Places")
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box, whole = legend.get_window_extent(), figure.bbox
+        assert len(legend.get_texts()) == entries
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1 and whole.y0 <= box.y0 < box.y1 <= whole.y1
+        labels = [text.get_window_extent() for text in legend.get_texts()]
+        assert max(label.x1 for label in labels) <= whole.x1

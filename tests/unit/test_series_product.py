@@ -222,7 +222,7 @@ def test_the_change_of_the_offset_is_told(out: Path, tmp_path: Path) -> None:
         (("--at", "200,45"), "out of range"),
         (("--at", "22.15"), "is not LON,LAT"),
         (("--at", "nan,45"), "out of range"),
-        (("--at", "45.205,22.152"), "longitude|0 items|no item|nothing"),
+        (("--at", "45.205,22.152"), r"no item of .*, of any sensor \(sentinel-2-l1c, .*; .* area, longitude first"),
         (("--at", POINT, "--dates", "2018/2017"), "reversed"),
         (("--at", POINT, "--event", "2017"), r"event \(2017\) is not inside the dates"),
         (("--at", POINT, "--event", "2019"), "is not inside the dates"),
