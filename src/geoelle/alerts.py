@@ -109,14 +109,14 @@ def join_alerts(parts: Sequence[geopandas.GeoDataFrame]) -> geopandas.GeoDataFra
 
 
 def told_alerts(alerts: geopandas.GeoDataFrame) -> tuple[list[dict[str, object]], int]:
-    """Return the rows of the page's table, the surest first, and how many more there are."""
+    """Return the rows of the table of a page, the surest first, and how many more there are; places as `--at` has them."""
     rows = [
         {
             "alert": int(row.alert), "sign": row.sign, "status": row.status, "area, km²": f"{row.area_km2:.3g}",
             "mean Delta": f"{row.mean_delta_less_shift:+.2f}",
             "least q": f"{row.least_q:.2g}" if row.least_q else "< 1e-300", "before": row.date_before,
             "first detected": row.first_detected, "lasts, days": int(row.duration_days),
-            "place": f"{row.stop_lat:.5f}, {row.stop_lon:.5f}",
+            "lon, lat": f"{row.stop_lon:.5f},{row.stop_lat:.5f}",
             "items": f"{row.items_before} > {row.items_after}".replace(";", ", "),
         }
         for row in alerts.head(MOST_TOLD).itertuples()
