@@ -109,7 +109,7 @@ def join_alerts(parts: Sequence[geopandas.GeoDataFrame]) -> geopandas.GeoDataFra
 
 
 def told_alerts(alerts: geopandas.GeoDataFrame) -> tuple[list[dict[str, object]], int]:
-    """Return the rows of the table of a page, the surest first, and how many more there are; places as `--at` has them."""
+    """Return the rows of the table of a page, the surest first, and how many more there are; places as in `--at`."""
     rows = [
         {
             "alert": int(row.alert), "sign": row.sign, "status": row.status, "area, km²": f"{row.area_km2:.3g}",
