@@ -119,9 +119,8 @@ def history(out: Path, count: int = 4) -> list[Dated]:
 
 
 def tree(out: Path) -> dict[str, bytes]:
-    """Return all files but the plans of runs, which hold a measured duration."""
-    files = {p.relative_to(out).as_posix(): p for p in sorted(out.rglob("*")) if p.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name.count("/") != 1 or "plan.json" not in name}
+    """Return all files."""
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
 
 def bands(path: Path) -> dict[str, np.ndarray]:
