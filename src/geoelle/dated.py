@@ -195,20 +195,13 @@ def compare_runs(
         checks[pair] += compare_ground(*(run.ground(scored[run.path]) for run in sides))
     zones, measures, failed = {}, {}, {}
     for lattice in [lattice for lattice in scored[before.path] if lattice in scored[after.path]]:
-        years, looks = ([run for run in runs if lattice in scored[run.path]] for runs in (history, later))
-        outside = [run for run in years if not np.isfinite(scored[run.path][lattice].gated_n).any()]
-        notes = (*notes, *(f"{run.name} has no cell in the area of applicability and was left out" for run in outside))
-        judged = [before, after, *(run for run in years if run not in outside)]
-        first, then, *rest = (scored[run.path][lattice] for run in judged)
         try:
-            found = compare(first, then, rest, later=[scored[run.path][lattice] for run in looks], rate=rate)
+            found = _zone(lattice, (before, after, *history), later, scored, used, rate)
         except ProbeError as cause:  # other zones may be judged
             failed[lattice] = cause
             continue
-        zones[lattice] = found
-        tables = [(run.patches if run.is_dense else run.chips)[lattice] for run in judged]
-        measures[lattice] = (of_delta(found), *baselines(found, [first, then, *rest], tables, used))
-        notes = (*notes, gap) if (gap := gap_of(tables, used)) and gap not in notes else notes
+        zones[lattice], measures[lattice], told = found
+        notes = (*notes, *(note for note in told if note not in notes))
     if failed and not zones:
         raise next(iter(failed.values()))
     notes = (*notes, *(f"EPSG:{lattice.epsg} was left out: {cause}" for lattice, cause in failed.items()))
@@ -220,6 +213,30 @@ def compare_runs(
         before=before, after=after, history=history, probe=used, rate=rate, zones=zones, measures=measures,
         checks=checks, notes=(*notes, *_differences(checks)), later=later,
     )  # fmt: skip
+
+
+_Zone = tuple[Delta, tuple[Measured, ...], list[str]]
+
+
+def _zone(
+    lattice: Lattice, dates: Sequence[Dated], later: Sequence[Dated], scored: Mapping[Path, Mapping[Lattice, Scored]],
+    probe: Probe, rate: float,
+) -> _Zone:  # fmt: skip
+    """Compare the dates, before and after first, on one lattice; return the measures of the same cells and notes too.
+
+    Raises: ProbeError.
+    """
+    before, after, *history = dates
+    years, looks = ([run for run in runs if lattice in scored[run.path]] for runs in (history, later))
+    outside = [run for run in years if not np.isfinite(scored[run.path][lattice].gated_n).any()]
+    judged = [before, after, *(run for run in years if run not in outside)]
+    first, then, *rest = (scored[run.path][lattice] for run in judged)
+    found = compare(first, then, rest, later=[scored[run.path][lattice] for run in looks], rate=rate)
+    tables = [(run.patches if run.is_dense else run.chips)[lattice] for run in judged]
+    gap = gap_of(tables, probe)
+    notes = [f"{run.name} has no cell in the area of applicability and was left out" for run in outside]
+    measures = (of_delta(found), *baselines(found, [first, then, *rest], tables, probe))
+    return found, measures, [*notes, *([gap] if gap else [])]
 
 
 def probe_of_dates(dates: Sequence[Dated], path: Path | None) -> Probe:
