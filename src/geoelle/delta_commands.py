@@ -58,7 +58,8 @@ _OF_AREAS = ("bbox", "polygon", "before", "after", "catalog", "sensor", "weights
 @click.option(
     "--loss/--no-loss",
     default=None,
-    help="With --bbox, judge the change of the true loss beside Delta: slower. Default: where the model has one.",
+    help="With --bbox, judge the change of the true loss beside Delta: embedding takes some five times as long. "
+    "Default: where the model has one.",
 )
 @model_options
 @output_options
