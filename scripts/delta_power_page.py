@@ -71,7 +71,7 @@ def _model(found: Found) -> Iterator[str]:
     )
     calm = found["quiet"]
     yield f"- Flagged by Delta without an injection: {told}." + (
-        f" In the {len(calm['months'])} months of {len(found['reference'])} without such flags its false share is {span(calm['false'])}."
+        f" Exploratory: in the {len(calm['months'])} months of {len(found['reference'])} without such flags its false share is {span(calm['false'])}."
         if calm["false"] is not None and len(calm["months"]) < len(found["reference"])
         else ""
     )
