@@ -270,6 +270,5 @@ def _described(
 ) -> xr.DataArray:
     """Say what a raster is, in the texts that `rio.to_raster` writes into the file and that maps of a run have."""
     raster.encoding |= {"grid_mapping": "spatial_ref", "_FillValue": np.float32("nan")}
-    space = " | ".join(f"{key}={value}" for key, value in sorted(probe.space.items()))
-    by = {"GEOELLE_SPACE": space, "GEOELLE_PROBE": probe.digest}
+    by = {"GEOELLE_SPACE": probe.space_text, "GEOELLE_PROBE": probe.digest}
     return raster.assign_attrs(told, long_name=names, reading=card.reading, **by)

@@ -18,7 +18,7 @@ from typing import Any
 from geoelle.area import Area
 from geoelle.change import MIN_YEARS
 from geoelle.errors import AreaError, CatalogError, FormatError, NoItems, ProbeError
-from geoelle.files import sha256
+from geoelle.files import differing
 from geoelle.plan import Job, Plan, make_plan
 from geoelle.probe import Probe
 from geoelle.run import Progress, finish, load_manifest, run_embed
@@ -166,8 +166,7 @@ def _is_whole(folder: Path, manifest: dict[str, Any], plan: Plan, probe: Probe) 
     """Say whether the files of a run are those that its manifest names, and its patches scored by this probe."""
     if plan.job.dense and manifest.get("probe", {}).get("digest") != probe.digest:
         return False
-    files = {folder / name: digest for name, digest in manifest["sha256"].items()}
-    return all(path.is_file() and sha256(path) == digest for path, digest in files.items())
+    return not differing(folder, manifest["sha256"])
 
 
 def _named(name: str, progress: Progress | None) -> Callable[[int, int, str], None] | None:

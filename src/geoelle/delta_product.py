@@ -268,7 +268,7 @@ def _facts(
 
 def _tags(found: Comparison, bands: DeltaBands) -> dict[str, str]:
     return bands.tags() | {
-        "GEOELLE_SPACE": " | ".join(f"{k}={v}" for k, v in sorted(found.probe.space.items())),
+        "GEOELLE_SPACE": found.probe.space_text,
         "GEOELLE_PROBE": found.probe.digest,
         "GEOELLE_FINGERPRINT": found.fingerprint,
         "GEOELLE_BEFORE": f"{_when(found.before)}: {' '.join(found.before.item_ids)}",

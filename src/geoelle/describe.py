@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from geoelle.dense import PatchScores
 from geoelle.embeddings import Embeddings
 from geoelle.errors import FormatError
-from geoelle.files import sha256
+from geoelle.files import differing
 from geoelle.probe import Probe
 from geoelle.run import load_manifest
 
@@ -54,8 +54,7 @@ def _format(path: Path) -> str:
 
 def _check_files(path: Path, manifest: dict[str, Any]) -> str:
     """Compare the files of a directory with its manifest; raises `FormatError`."""
-    wrong = [name for name, digest in manifest["sha256"].items() if _digest(path / name) != digest]
-    if wrong:
+    if wrong := differing(path, manifest["sha256"]):
         raise FormatError(
             f"run {path} is damaged: {', '.join(wrong)} differ from run.json; run the command again with --overwrite"
         )
@@ -137,10 +136,6 @@ def _run(path: Path) -> dict[str, Any]:
         "files": sorted(files),
         "fingerprint": plan["fingerprint"],
     }
-
-
-def _digest(path: Path) -> str:
-    return sha256(path) if path.is_file() else "missing"
 
 
 def _probe(path: Path) -> dict[str, Any]:

@@ -8,14 +8,14 @@ name and keeps the old file.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from geoelle.errors import GeoelleError
 
-__all__ = ["check_free", "fresh_directory", "fresh_file", "sha256", "write_bytes"]
+__all__ = ["check_free", "differing", "fresh_directory", "fresh_file", "sha256", "write_bytes"]
 
 _READ_BYTES = 1 << 20
 
@@ -111,6 +111,12 @@ def sha256(path: str | Path) -> str:
         while chunk := source.read(_READ_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def differing(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Return the names, of files by their SHA-256, that are missing in a folder or are not what they were."""
+    paths = {name: folder / name for name in digests}
+    return [name for name, path in paths.items() if not path.is_file() or sha256(path) != digests[name]]
 
 
 def _temporary(path: Path) -> Path:

@@ -155,6 +155,11 @@ class Probe:
             )
 
     @property
+    def space_text(self) -> str:
+        """Return the space as one line, as the tag `GEOELLE_SPACE` of a raster has it."""
+        return " | ".join(f"{key}={value}" for key, value in sorted(self.space.items()))
+
+    @property
     def digest(self) -> str:
         """Return the SHA-256 over every number and word, as it stands in the file."""
         return digest_of(self._words(), self._all_tensors())

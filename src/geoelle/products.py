@@ -297,7 +297,7 @@ def _tags(plan: Plan, bands: Bands) -> dict[str, str]:
     """Return the provenance inside the file, plain text a value."""
     probe = bands.probe
     return bands.tags() | {
-        "GEOELLE_SPACE": " | ".join(f"{k}={v}" for k, v in sorted(probe.space.items())),
+        "GEOELLE_SPACE": probe.space_text,
         "GEOELLE_FINGERPRINT": plan.fingerprint,
         "GEOELLE_READING": plan.model.card.reading,
         "GEOELLE_PROBE": probe.digest,
